@@ -1,0 +1,148 @@
+"""Every private name of Keras that keras_gamma leans on, in one room.
+
+The rest of the package uses Keras' public API only. When Keras moves one of these names,
+`tests/test_keras_internals.py` fails loudly, and this is the one file to repair.
+
+Used here, and why there is no public way:
+
+* `Layer._flatten_layers`, `Layer._layers`: every sub-layer of any layer, also of one that is
+  not a `Model`.
+* `Operation.symbolic_call`, `Layer.symbolic_call`, `keras.src.layers.layer.Node`: the three
+  places through which Keras infers shapes and records nodes on symbolic calls. Replaced for
+  the time of a trace, so that a composite layer is opened instead of being run, and no node is
+  recorded on the user's layers.
+* `Operation._inbound_nodes`: tells an operation of a Functional graph, whose name the user sees
+  in `model.summary()`, from one that was made a moment ago.
+* `Layer._losses`, `Layer._loss_ids`: the losses of the last eager call, to be put back.
+* `keras.src.backend.common.global_state`: the counters behind automatic names, so that a trace
+  does not change the names of layers that are made after it.
+"""
+
+import contextlib
+import threading
+
+import keras
+from keras.src.backend.common import global_state
+from keras.src.layers import layer as _layer_module
+from keras.src.ops.operation import Operation
+
+_AUTO_NAMES = "object_name_uids"
+_lock = threading.RLock()
+
+
+def flatten_layers(layer):
+    """All layers below `layer`, itself first, each once."""
+    return layer._flatten_layers(include_self=True, recursive=True)
+
+
+def sublayers(layer):
+    """The layers that `layer` owns directly."""
+    return list(layer._layers)
+
+
+def is_graph_operation(operation):
+    """Whether `operation` was recorded in a Functional graph (its name is one the user knows)."""
+    return bool(operation._inbound_nodes)
+
+
+def is_operation_class_of_keras(operation):
+    """Whether the class of `operation` is one of Keras' own `keras.ops`."""
+    return type(operation).__module__.startswith(("keras.src.ops.", "keras.src.activations."))
+
+
+@contextlib.contextmanager
+def intercept_symbolic_calls(handler):
+    """Send every symbolic call of this thread to `handler(operation, args, kwargs)`.
+
+    While it is active no `Node` is recorded for the calls of this thread; other threads
+    are served as before. `handler.paused` (a bool attribute) hands the calls back to Keras.
+    """
+    owner = threading.get_ident()
+    # threading.RLock: two traces in two threads take turns, for the patched names are global.
+    with _lock:
+        operation_call = Operation.symbolic_call
+        layer_call = keras.Layer.symbolic_call
+        node_class = _layer_module.Node
+        add_loss = keras.Layer.add_loss
+
+        def active():
+            return threading.get_ident() == owner and not handler.paused
+
+        def operation_symbolic_call(self, *args, **kwargs):
+            if active():
+                return handler(self, args, kwargs)
+            return operation_call(self, *args, **kwargs)
+
+        def layer_symbolic_call(self, *args, **kwargs):
+            if active():
+                return handler(self, args, kwargs)
+            return layer_call(self, *args, **kwargs)
+
+        def record_node(*args, **kwargs):
+            if not active():
+                return node_class(*args, **kwargs)
+            return None
+
+        def layer_add_loss(self, loss):
+            # Keras takes no symbolic loss; a trace has no use for one (router losses, say).
+            if not active():
+                add_loss(self, loss)
+
+        keras.Layer.add_loss = layer_add_loss
+        Operation.symbolic_call = operation_symbolic_call
+        keras.Layer.symbolic_call = layer_symbolic_call
+        _layer_module.Node = record_node
+        try:
+            yield
+        finally:
+            Operation.symbolic_call = operation_call
+            keras.Layer.symbolic_call = layer_call
+            _layer_module.Node = node_class
+            keras.Layer.add_loss = add_loss
+
+
+@contextlib.contextmanager
+def preserve_auto_names():
+    """Restore the counters behind automatic layer names on exit."""
+    counters = global_state.get_global_attribute(_AUTO_NAMES)
+    saved = None if counters is None else dict(counters)
+    try:
+        yield
+    finally:
+        counters = global_state.get_global_attribute(_AUTO_NAMES)
+        if counters is not None:
+            counters.clear()
+            counters.update(saved or {})
+
+
+@contextlib.contextmanager
+def preserve_attributes(layers):
+    """Restore the Python attributes of built `layers` on exit.
+
+    A `call` may leave things on its layer (a mask, the last scores, `_called`). Only
+    what changed is put back. Layers that are built by the trace keep what building set.
+    """
+    saved = [
+        (layer, dict(vars(layer)), [(value, list(value)) for value in _loss_collections(layer)])
+        for layer in layers
+        if layer.built
+    ]
+    try:
+        yield
+    finally:
+        for layer, before, collections in saved:
+            now = vars(layer)
+            for name in [name for name in now if name not in before]:
+                del now[name]
+            for name, value in before.items():
+                if name not in now or now[name] is not value:
+                    now[name] = value
+            for collection, content in collections:
+                collection.clear()
+                for item in content:
+                    (collection.add if isinstance(collection, set) else collection.append)(item)
+
+
+def _loss_collections(layer):
+    """What `add_loss` gathered on a layer in its last call; every call clears it in place."""
+    return [layer._losses, layer._loss_ids]

@@ -1,0 +1,403 @@
+"""`GammaPlan`: what is done to every γ, decided once, as data."""
+
+import collections
+import dataclasses
+import enum
+import json
+import math
+import pathlib
+
+import keras
+
+from keras_gamma import regularize, report
+from keras_gamma._version import __version__
+from keras_gamma.guidelines import Guidelines
+from keras_gamma.roles import Role
+
+_FORMAT = "keras_gamma.plan"
+_FORMAT_VERSION = 1
+
+
+class Decision(enum.StrEnum):
+    """`apply`: L2 acts on it; `withhold`: it does not; `none`: there is no γ to decide on."""
+
+    APPLY = "apply"
+    WITHHOLD = "withhold"
+    NONE = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanEntry:
+    """What is done to one γ.
+
+    Args:
+        path: string, the variable's path (the layer's, where there is no γ).
+        kind: string, `"batch"`, `"layer"`, ...
+        role: a `Role`, or `None` where there is no γ.
+        decision: a `Decision`.
+        strength: float, the `l2` of the penalty `l2 · Σγ²`; 0.0 if nothing is applied.
+        reason: string, one plain sentence, or two.
+        neutral: 1.0, or 0.0 where the layer stores γ − 1.
+    """
+
+    path: str
+    kind: str
+    role: Role | None
+    decision: Decision
+    strength: float
+    reason: str
+    neutral: float = 1.0
+
+
+def check_strength(name, value):
+    """`value` as a float. Raises `ValueError` unless it is a finite number ≥ 0."""
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(f"`{name}` must be a finite number ≥ 0. Received: {value!r}")
+    return number
+
+
+def l2_from(l2=None, weight_decay=None):
+    """The strength in Keras' convention, from exactly one of two conventions.
+
+    `l2` is Keras': penalty `l2 · Σγ²`, gradient `2 · l2 · γ`. `weight_decay` is that of torch and
+    timm: penalty `½ · weight_decay · Σγ²`, gradient `weight_decay · γ`. So
+    `l2 = weight_decay / 2`.
+
+    Raises:
+        ValueError: for both or neither, or for a strength that is not finite and ≥ 0.
+
+    Example:
+
+    >>> from keras_gamma.plan import l2_from
+    >>> l2_from(weight_decay=1e-3)
+    0.0005
+    """
+    if (l2 is None) == (weight_decay is None):
+        got = "neither" if l2 is None else f"both (l2={l2!r}, weight_decay={weight_decay!r})"
+        raise ValueError(
+            "Give exactly one of `l2` (Keras: penalty l2·Σγ²) and `weight_decay` (torch, timm: "
+            f"gradient weight_decay·γ, the same as l2 = weight_decay/2). Received: {got}."
+        )
+    if l2 is not None:
+        return check_strength("l2", l2)
+    return check_strength("weight_decay", weight_decay) / 2
+
+
+def decide(roles, guidelines, l2):
+    """The plan for a `RoleReport`. Pure: nothing is set.
+
+    Args:
+        roles: a `RoleReport` (or anything alike: entries, and `notes`).
+        guidelines: a `Guidelines`.
+        l2: float, Keras' convention, before the factors.
+
+    Returns:
+        A tuple of `PlanEntry`.
+    """
+    entries = []
+    for gamma in roles:
+        # A shared layer has a role per call, and is regularized as the strictest allows.
+        factor = min(guidelines.factor(call.role) for call in gamma.calls)
+        strength, reason = factor * l2, gamma.reason
+        if not gamma.variable.trainable:
+            strength, reason = 0.0, f"Frozen (trainable=False): no penalty. {reason}"
+        elif strength and gamma.neutral == 0.0:
+            reason += " The layer multiplies by γ = 1 + variable; the penalty is on 1 + variable."
+        decision = Decision.APPLY if strength > 0 else Decision.WITHHOLD
+        entries.append(
+            PlanEntry(gamma.path, gamma.kind, gamma.role, decision, strength, reason, gamma.neutral)
+        )
+    for note in roles.notes:
+        entries.append(PlanEntry(note.path, note.kind, None, Decision.NONE, 0.0, note.reason))
+    return tuple(entries)
+
+
+class GammaPlan(collections.abc.Sequence):
+    """What keras_gamma does to every γ of a model: a sequence of `PlanEntry`.
+
+    Printed, it is a table. It can be stored, and put onto a rebuilt or reloaded model.
+
+    Args:
+        entries: iterable of `PlanEntry`.
+        guidelines: the `Guidelines` it came from.
+        l2: float, the strength before the factors, in Keras' convention.
+
+    Example:
+
+    >>> import keras, keras_gamma
+    >>> x = keras.Input((4,))
+    >>> model = keras.Model(x, keras.layers.LayerNormalization(name="ln")(x))
+    >>> plan = keras_gamma.apply_guidelines(model, weight_decay=1e-4, guidelines="all")
+    >>> [(entry.path, entry.strength) for entry in plan]
+    [('ln/gamma', 5e-05)]
+    >>> model.get_layer("ln").gamma_regularizer.l2
+    5e-05
+    >>> plan.remove()
+    >>> model.get_layer("ln").gamma_regularizer is None
+    True
+    """
+
+    def __init__(self, entries, guidelines, l2):
+        self._entries = tuple(entries)
+        self.guidelines = guidelines
+        self.l2 = l2
+        self._model, self._undos = None, ()  # Of the last `apply`.
+        twice = [p for p, n in collections.Counter(e.path for e in self).items() if n > 1]
+        if twice:
+            raise ValueError(f"A plan has one entry for each path. Twice: {', '.join(twice)}")
+
+    def __getitem__(self, index):
+        return self._entries[index]
+
+    def __len__(self):
+        return len(self._entries)
+
+    def __eq__(self, other):
+        if not isinstance(other, GammaPlan):
+            return NotImplemented
+        return (self._entries, self.guidelines, self.l2) == (
+            other._entries,
+            other.guidelines,
+            other.l2,
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # Reading --------------------------------------------------------------------------------
+
+    def counts(self):
+        """How many entries have each decision: a dict with every `Decision`."""
+        return {decision: sum(e.decision is decision for e in self) for decision in Decision}
+
+    def __str__(self):
+        rows = [
+            (
+                e.path,
+                e.kind,
+                e.role or "–",
+                e.decision,
+                f"{e.strength:.4g}" if e.strength else "–",
+                e.reason,
+            )
+            for e in self
+        ]
+        header = ("γ", "kind", "role", "decision", "l2", "reason")
+        return report.table(header, rows, self._caption())
+
+    def _caption(self):
+        if not len(self):
+            return "No normalization layer in this model: there is no γ, and nothing was done."
+        counts = self.counts()
+        total = counts[Decision.APPLY] + counts[Decision.WITHHOLD]
+        roles = ", ".join(f"{r} {n}" for r in Role if (n := sum(e.role is r for e in self)))
+        return (
+            f"{total} γ: apply {counts[Decision.APPLY]}, withhold {counts[Decision.WITHHOLD]} "
+            f"({roles or 'none'}). l2 = {self.l2:.4g} (penalty l2·Σγ²; "
+            f"weight_decay = {2 * self.l2:.4g} in torch's units). Guidelines: {self.guidelines}"
+        )
+
+    def __repr__(self):
+        counts = self.counts()
+        return (
+            f"<GammaPlan of {len(self)} entries: apply {counts[Decision.APPLY]}, "
+            f"withhold {counts[Decision.WITHHOLD]}, l2={self.l2:g}>"
+        )
+
+    # Storing --------------------------------------------------------------------------------
+
+    def to_json(self):
+        """The plan as a JSON text that `from_json` reads back to an equal plan."""
+        content = {
+            "format": _FORMAT,
+            "version": _FORMAT_VERSION,
+            "keras_gamma": __version__,
+            "guidelines": dataclasses.asdict(self.guidelines),
+            "l2": self.l2,
+            "entries": [dataclasses.asdict(entry) for entry in self],
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text):
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: if `text` is not such a plan; the message says where.
+        """
+        try:
+            content = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Not a keras_gamma plan: this is not JSON ({error}).") from None
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise ValueError(
+                f'Not a keras_gamma plan: expected a JSON object with "format": "{_FORMAT}".'
+            )
+        if content.get("version") != _FORMAT_VERSION:
+            raise ValueError(
+                f"This plan has format version {content.get('version')!r}; keras_gamma "
+                f"{__version__} reads version {_FORMAT_VERSION}. Make the plan again with "
+                "apply_guidelines, or install the keras_gamma that wrote it."
+            )
+        try:
+            guidelines = Guidelines(**content["guidelines"])
+            l2 = check_strength("l2", content["l2"])
+            entries = [_read_entry(number, e) for number, e in enumerate(content["entries"])]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"Malformed keras_gamma plan: {type(error).__name__}: {error}"
+            ) from None
+        return cls(entries, guidelines, l2)
+
+    def save(self, path):
+        """Writes `to_json()` to the file `path`."""
+        pathlib.Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path):
+        """Reads a plan that `save` wrote.
+
+        Raises:
+            OSError: if the file cannot be read.
+            ValueError: if it is not a plan.
+        """
+        try:
+            return cls.from_json(pathlib.Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise ValueError(f"Not a keras_gamma plan: {str(path)!r} is not a text file.") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    # Applying -------------------------------------------------------------------------------
+
+    def apply(self, model, overwrite=False):
+        """Puts this plan onto `model`, by the paths of its variables.
+
+        For a model that was rebuilt or reloaded. Regularizers that are there already and equal
+        to the plan's are taken for the plan's own. If anything does not fit, nothing is changed.
+
+        Args:
+            model: a built `keras.Model`.
+            overwrite: bool. Whether to replace regularizers that somebody else set.
+
+        Returns:
+            The plan itself.
+
+        Raises:
+            TypeError: if `model` is not a Keras model.
+            ValueError: if `model` lacks a γ of the plan or has one that the plan does not know
+                (both are listed), or if a γ has another regularizer.
+        """
+        slots = self._match(model)
+        for entry, slot in slots:
+            wanted = _regularizer(entry)
+            if wanted is not None and regularize.same(regularize.foreign(slot), wanted):
+                regularize.mark(slot.variable.regularizer or wanted)
+        self.put(model, {entry.path: slot for entry, slot in slots}, overwrite)
+        return self
+
+    def remove(self):
+        """Takes back exactly what this plan set; earlier regularizers are put back.
+
+        What was changed since, by another plan or by hand, is left as it is.
+
+        Raises:
+            ValueError: if the plan was not applied to a model in this process.
+        """
+        if self._model is None:
+            raise ValueError(
+                "This plan has not been applied to a model here, so there is nothing to take back. "
+                "For a reloaded model call plan.apply(model) first, then plan.remove()."
+            )
+        regularize.take_back(self._model, self._undos)
+        self._model, self._undos = None, ()
+
+    def put(self, model, slots, overwrite=False):
+        """Sets every regularizer, after checking that none of somebody else's is in the way.
+
+        Args:
+            model: the `keras.Model` that the slots belong to.
+            slots: dict from the path of each γ of the plan to its `regularize.Slot`.
+            overwrite: see `apply`.
+        """
+        pairs = [(e, slots[e.path]) for e in self if e.decision is not Decision.NONE]
+        conflicts = []
+        for entry, slot in pairs:
+            foreign = regularize.foreign(slot)
+            if foreign is not None and not regularize.same(foreign, _regularizer(entry)):
+                config = ", ".join(f"{k}={v}" for k, v in foreign.get_config().items())
+                conflicts.append(f"{slot.layer.name!r} ({type(foreign).__name__}({config}))")
+        if conflicts and not overwrite:
+            raise ValueError(
+                "These layers have a regularizer on γ that keras_gamma did not set (or that was "
+                f"set before the model was saved): {', '.join(conflicts)}. Nothing changed. Pass "
+                "overwrite=True to replace them, or set their gamma_regularizer to None."
+            )
+        changes = [regularize.Change(slot, _regularizer(entry)) for entry, slot in pairs]
+        self._undos = regularize.apply_changes(model, changes)
+        self._model = model
+
+    def _match(self, model):
+        """Pairs of entry and slot for every γ of the plan."""
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"Expected a Keras model. Received: {model!r} (of type {type(model)})")
+        slots = regularize.slots(model)
+        wanted = [e for e in self if e.decision is not Decision.NONE]
+        known = {e.path for e in self}
+        names = {e.path: e.path for e in wanted if e.path in slots}
+        missing = [e.path for e in wanted if e.path not in slots]
+        new = [path for path in regularize.gamma_paths(model) if path not in known]
+        # Keras drops the name of a Sequential from its variables' paths when it is reloaded.
+        for path in list(missing):
+            alike = [p for p in new if p.endswith("/" + path) or path.endswith("/" + p)]
+            if len(alike) == 1:
+                names[path] = alike[0]
+                missing.remove(path)
+                new.remove(alike[0])
+        if missing or new:
+            parts = [f"missing in the model: {', '.join(missing)}"] if missing else []
+            parts += [f"new in the model: {', '.join(new)}"] if new else []
+            raise ValueError(
+                f"The plan does not fit model {model.name!r}; {'; '.join(parts)}. Nothing was "
+                "changed. A plan fits models with the same variable paths: give layers fixed "
+                "names, or call apply_guidelines on this model."
+            )
+        return [(entry, slots[names[entry.path]]) for entry in wanted]
+
+
+def _regularizer(entry):
+    if entry.decision is not Decision.APPLY:
+        return None
+    return regularize.make(entry.strength, entry.neutral)
+
+
+def _read_entry(number, content):
+    where = f"Malformed keras_gamma plan: entry {number}"
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} is not an object: {content!r}")
+    expected = {field.name for field in dataclasses.fields(PlanEntry)}
+    if set(content) != expected:
+        odd = ", ".join(sorted(set(content) ^ expected))
+        raise ValueError(f"{where} must have the keys {', '.join(sorted(expected))}; check: {odd}")
+    content = dict(content)
+    try:
+        content["role"] = None if content["role"] is None else Role(content["role"])
+        content["decision"] = Decision(content["decision"])
+    except ValueError as error:
+        raise ValueError(
+            f"{where} ({content['path']!r}): {error}. Roles are: {', '.join(Role)}; decisions: "
+            f"{', '.join(Decision)}."
+        ) from None
+    content["strength"] = check_strength(f"strength of {content['path']}", content["strength"])
+    if content["neutral"] not in (0, 1) or not isinstance(content["path"], str):
+        raise ValueError(f"{where} has an invalid path or neutral value: {content!r}")
+    applies = content["decision"] is Decision.APPLY
+    if applies != (content["strength"] > 0):
+        raise ValueError(
+            f"{where} ({content['path']!r}) has decision {content['decision']} but strength "
+            f"{content['strength']}."
+        )
+    return PlanEntry(**content)

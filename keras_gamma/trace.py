@@ -1,0 +1,398 @@
+"""From a model to its graph, by calling it on symbolic tensors and opening every layer.
+
+A layer's `call` runs on `KerasTensor`s; each layer inside it is opened in turn, down to the
+operations of `keras.ops`. Nothing is computed, no weight changes, and nothing is recorded
+on the user's layers. A layer that refuses symbolic tensors (raw backend code, say) becomes
+one opaque node: its shape is inferred by Keras, and its inside stays unknown.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import warnings
+
+import keras
+from keras import tree
+
+from keras_gamma import _keras, norms, operations
+from keras_gamma.graph import Graph, Kind, Node
+
+
+@dataclasses.dataclass(frozen=True)
+class NormCall:
+    """One call of a normalization: the layer, its registry entry, and its node's number."""
+
+    layer: keras.Layer
+    entry: norms.Normalization
+    node: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What a trace saw.
+
+    Args:
+        graph: a `keras_gamma.graph.Graph`.
+        calls: tuple of `NormCall`, in the order of computation.
+        opaque: dict from the id of each layer in a part that could not be opened to the cause.
+        rejected: ids of layers that look like normalizations but do not behave as one.
+    """
+
+    graph: Graph
+    calls: tuple[NormCall, ...]
+    opaque: dict[int, str]
+    rejected: frozenset[int]
+
+
+class TraceError(Exception):
+    """Neither the model's `call` nor Keras' own shape inference works on the inputs."""
+
+
+# Sizes tried for unknown dimensions, in this order, until everything opens. 224 suits image
+# networks with windows, patches and five halvings; the rest are sequences.
+_SPATIAL = (224, 64, 256, 512)
+_SEQUENCE = (16, 64, 256, 1024, 16000)
+_BATCH = 2
+
+
+def trace(model, inputs):
+    """Traces `model` on `inputs`.
+
+    Args:
+        model: a `keras.Layer` or `keras.Model`.
+        inputs: a structure of `keras.KerasTensor`; unknown dimensions are filled in.
+
+    Returns:
+        A `Trace`.
+
+    Raises:
+        TraceError: if the model cannot be called on such inputs at all.
+    """
+    best: Trace | None = None
+    error: TraceError | None = None
+    for sizes in _candidates(inputs):
+        concrete = tree.map_structure(lambda spec, sizes=sizes: _fill_in(spec, *sizes), inputs)
+        try:
+            found = _trace_once(model, concrete)
+        except TraceError as e:
+            error = error or e
+            continue
+        if best is not None and len(found.opaque) >= len(best.opaque):
+            return best  # Another size opened no more: size is not the obstacle.
+        best = found
+        if not best.opaque:
+            return best
+    if best is None:
+        raise error or TraceError("there is nothing to call it on.")
+    return best
+
+
+def _candidates(inputs):
+    specs = tree.flatten(inputs)
+    unknown = [s for s in specs if isinstance(s, keras.KerasTensor) and None in s.shape[1:]]
+    if not unknown:
+        return [(0, 0)]
+    if any(len(s.shape) >= 4 for s in unknown):
+        return [(size, _SEQUENCE[0]) for size in _SPATIAL]
+    return [(_SPATIAL[0], size) for size in _SEQUENCE]
+
+
+def _fill_in(spec, spatial, sequence):
+    if not isinstance(spec, keras.KerasTensor):
+        return spec
+    size = spatial if len(spec.shape) >= 4 else sequence
+    shape = [size if d is None else d for d in spec.shape]
+    if spec.shape and spec.shape[0] is None:
+        shape[0] = _BATCH
+    return keras.KerasTensor(tuple(shape), dtype=spec.dtype, sparse=spec.sparse, name=spec.name)
+
+
+def _trace_once(model, inputs):
+    tracer = _Tracer(model)
+    for tensor in tree.flatten(inputs):
+        if isinstance(tensor, keras.KerasTensor):
+            tracer.add_input(tensor)
+    args, kwargs = _call_arguments(model, inputs)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_keras.preserve_auto_names())
+        stack.enter_context(_keras.preserve_attributes(_keras.flatten_layers(model)))
+        # Variable updates (running statistics, seeds) stay in this scope and are dropped.
+        stack.enter_context(keras.StatelessScope(collect_losses=True))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # Such as Keras' on masks: they concern no user's call.
+        stack.enter_context(_keras.intercept_symbolic_calls(tracer))
+        try:
+            outputs = model(*args, **kwargs)
+        except Exception as e:
+            raise TraceError(_first_sentence(e)) from e
+    return tracer.finish(outputs)
+
+
+def _call_arguments(model, inputs):
+    """Spreads a structure over the positional arguments of `call` if it takes several."""
+    parameters = list(inspect.signature(model.call).parameters.values())
+    kwargs = {"training": False} if any(p.name == "training" for p in parameters) else {}
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p.name for p in parameters if p.default is p.empty and p.kind in positional]
+    required = [name for name in required if name != "training"]
+    if len(required) > 1:
+        if isinstance(inputs, dict) and set(required) <= set(inputs):
+            return (), {**inputs, **kwargs}
+        if isinstance(inputs, (list, tuple)) and len(inputs) >= len(required):
+            return tuple(inputs), kwargs
+    return (inputs,), kwargs
+
+
+def _first_sentence(error):
+    text = " ".join(str(error).split()) or type(error).__name__
+    # Keras appends the arguments of the call, at length.
+    text = text.split(" Arguments received by ")[0]
+    first = text.split(". ")[0].rstrip(".:")
+    return first if len(first) <= 240 else first[:239] + "…"
+
+
+class _Tracer:
+    """Receives every symbolic call, and writes down nodes."""
+
+    def __init__(self, model):
+        self.paused = False
+        self._model = model
+        self._nodes = []
+        self._calls = []
+        self._opaque = {}
+        # id(tensor) -> number of its node, or None for a tensor without a scale (a mask).
+        self._number = {}
+        self._tensors_alive = []  # Their ids are keys, so they must live as long.
+        self._scope = []  # Layers being run, outermost first.
+        self._entries = {}  # id(layer) -> norms.Normalization or None
+        self._rejected = set()
+        self._sum_layers = 0
+        self._group = None
+
+    # What the trace yields ------------------------------------------------------------------
+
+    def add_input(self, tensor):
+        indices = tensor.dtype == "bool" or ("int" in tensor.dtype and len(tensor.shape) < 3)
+        self._assign(tensor, None if indices else self._write(Kind.INPUT, (), tensor.name))
+
+    def finish(self, outputs):
+        numbers = _numbers(self._number.get(id(t)) for t in _keras_tensors(outputs))
+        return Trace(
+            Graph(self._nodes, numbers),
+            tuple(self._calls),
+            dict(self._opaque),
+            frozenset(self._rejected),
+        )
+
+    # Receiving calls ------------------------------------------------------------------------
+
+    def __call__(self, operation, args, kwargs):
+        if isinstance(operation, keras.Layer):
+            return self._on_layer(operation, args, kwargs)
+        if isinstance(operation, keras.Function):
+            return operation.call(*args, **kwargs)
+        return self._on_operation(operation, args, kwargs)
+
+    def _on_layer(self, layer, args, kwargs):
+        self._scope.append(layer)
+        try:
+            entry = self._entry(layer, args, kwargs)
+            if entry is not None:
+                return self._on_normalization(layer, entry, args, kwargs)
+            kind = operations.kind_of_layer(layer)
+            if kind is not None:
+                outputs = self._infer(layer, args, kwargs)
+                self._record(layer, kind, args, kwargs, outputs)
+                return outputs
+            return self._open(layer, args, kwargs)
+        finally:
+            self._scope.pop()
+
+    def _on_normalization(self, layer, entry, args, kwargs):
+        # Further tensors are masks; only the first is normalized.
+        source = _keras_tensors((args, kwargs))[0]
+        outputs = keras.KerasTensor(source.shape, dtype=layer.compute_dtype)
+        number = self._write(Kind.NORM, _numbers([self._number_of(source)]), self._label())
+        self._calls.append(NormCall(layer, entry, number))
+        self._assign(outputs, number)
+        return outputs
+
+    def _open(self, layer, args, kwargs):
+        before = len(self._nodes), len(self._calls), len(self._tensors_alive), dict(self._opaque)
+        group = self._group
+        if isinstance(layer, (keras.layers.Add, keras.layers.Subtract, keras.layers.Average)):
+            self._sum_layers += 1
+            self._group = self._sum_layers
+        try:
+            outputs = layer.call(*args, **kwargs)
+            for tensor in _keras_tensors(outputs):
+                if id(tensor) not in self._number:
+                    raise TypeError("its call returned a tensor that no operation made")
+            return outputs
+        except Exception as error:
+            self._forget_since(*before)
+            return self._on_opaque_layer(layer, error, args, kwargs)
+        finally:
+            self._group = group
+
+    def _on_opaque_layer(self, layer, error, args, kwargs):
+        cause = _first_sentence(error)
+        try:
+            outputs = self._infer(layer, args, kwargs)
+        except Exception as e:
+            raise TraceError(cause) from e
+        kind = operations.kind_of_layer(layer, closed=True)
+        if kind is not None:
+            self._record(layer, kind, args, kwargs, outputs)
+            return outputs
+        reason = f"{self._label()!r} ({type(layer).__name__}) could not be opened: {cause}"
+        for inner in _keras.flatten_layers(layer):
+            self._opaque[id(inner)] = reason
+        self._record(layer, Kind.OPAQUE, args, kwargs, outputs, reason)
+        return outputs
+
+    def _on_operation(self, operation, args, kwargs):
+        kind = operations.kind_of_operation(operation)
+        if kind is Kind.OPAQUE and not _keras.is_operation_class_of_keras(operation):
+            with contextlib.suppress(Exception):  # An operation of the user's: try to open it.
+                return operation.call(*args, **kwargs)
+        outputs = self._infer(operation, args, kwargs)
+        if kind is Kind.NORM:
+            self._note_scale_of(operation)
+        label = None
+        if kind is Kind.OPAQUE:
+            label = f"{self._label(operation)!r}, an unknown operation ({type(operation).__name__})"
+        self._record(operation, kind, args, kwargs, outputs, label)
+        return outputs
+
+    def _note_scale_of(self, operation):
+        """`ops.layer_normalization(x, self.gain)` in a layer's own `call`: a γ like any other."""
+        if not self._scope:
+            return
+        given = [v for v in vars(operation).values() if isinstance(v, keras.Variable)]
+        layer = self._scope[-1]
+        for name, variable in norms.own_variables(layer).items():
+            if any(variable is v for v in given) and name.lstrip("_") not in norms.SHIFT_NAMES:
+                kind = type(operation).__name__.lower().removesuffix("norm")
+                entry = norms.Normalization(kind, scale=name)
+                self._calls.append(NormCall(layer, entry, len(self._nodes)))
+                return
+
+    def _entry(self, layer, args, kwargs):
+        if id(layer) not in self._entries:
+            entry = norms.registered(layer)
+            if entry is None and norms.looks_like_normalization(layer):
+                tensors = _keras_tensors((args, kwargs))
+                with self._pause():
+                    entry = norms.probe(layer, tensors[0].shape)
+                if entry is None:
+                    self._rejected.add(id(layer))
+            self._entries[id(layer)] = entry
+        return self._entries[id(layer)]
+
+    def _infer(self, operation, args, kwargs):
+        """Shapes and dtypes of the outputs, by Keras' own means."""
+        with self._pause():
+            return operation.compute_output_spec(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _pause(self):
+        self.paused, before = True, self.paused
+        try:
+            yield
+        finally:
+            self.paused = before
+
+    # Writing nodes --------------------------------------------------------------------------
+
+    def _record(self, operation, kind, args, kwargs, outputs, label=None):
+        tensors = _keras_tensors((args, kwargs))
+        data = [t for t in tensors if self._number_of(t) is not None]
+        # Computed from indices alone, without a weight: a mask, or positions.
+        if kind is None or not (data or _is_weighted(operation, args, kwargs)):
+            for tensor in _keras_tensors(outputs):
+                self._assign(tensor, None)
+            return
+        numbers = [self._number[id(t)] for t in data]
+        if kind is Kind.ATTENTION:
+            kind, numbers = self._split_attention(args, numbers)
+        kind = _refine(kind, data, numbers, args)
+        homogeneous = kind is not Kind.NONLINEAR or operations.is_homogeneous(operation)
+        label = label or self._label(None if isinstance(operation, keras.Layer) else operation)
+        group = self._group if kind is Kind.SUM else None
+        for tensor in _keras_tensors(outputs):
+            self._assign(tensor, self._write(kind, numbers, label, homogeneous, group))
+
+    def _split_attention(self, args, numbers):
+        """Puts the value last; all other operands only decide how values are weighed."""
+        value = self._number_of(args[2]) if len(args) > 2 else None
+        if value is None:
+            return Kind.OPAQUE, numbers
+        others = list(numbers)
+        others.remove(value)
+        return Kind.ATTENTION, [*others, value]
+
+    def _write(self, kind, numbers, label, homogeneous=True, group=None):
+        self._nodes.append(Node(kind, tuple(numbers), label, homogeneous, group))
+        return len(self._nodes) - 1
+
+    def _assign(self, tensor, number):
+        self._tensors_alive.append(tensor)
+        self._number[id(tensor)] = number
+
+    def _number_of(self, tensor):
+        return self._number.get(id(tensor))
+
+    def _forget_since(self, nodes, calls, tensors, opaque):
+        del self._nodes[nodes:]
+        del self._calls[calls:]
+        for tensor in self._tensors_alive[tensors:]:
+            self._number.pop(id(tensor), None)
+        del self._tensors_alive[tensors:]
+        self._opaque = opaque
+
+    def _label(self, operation=None):
+        names = [layer.name for layer in self._scope]
+        known = False
+        if operation is not None and self._group is None:  # An Add layer goes by its own name.
+            known = _keras.is_graph_operation(operation)
+            names.append(operation.name if known else type(operation).__name__.lower())
+        # The model's own name goes without saying, unless there is nothing else to say.
+        inner = names[1:] if len(self._scope) > 1 or known else names
+        return "/".join(inner or names)
+
+
+def _refine(kind, data, numbers, args):
+    """What an operation is, given how many of its operands are data."""
+    if kind is Kind.SUM:
+        # A sum with a bias or a mask, or of a tensor spread over another, is no join.
+        return Kind.SUM if len(set(numbers)) > 1 and _same_shape(data) else Kind.LINEAR
+    if kind is Kind.PRODUCT and len(data) < 2:
+        # `a / x` with a constant `a` inverts x; every other product with a constant is linear.
+        inverts = len(args) == 2 and not isinstance(args[0], keras.KerasTensor)
+        return Kind.NONLINEAR if inverts and args[1] is data[0] else Kind.LINEAR
+    if kind is Kind.PRODUCT and len(set(numbers)) == 1:
+        return Kind.NONLINEAR
+    return kind
+
+
+def _same_shape(tensors):
+    """Whether the shapes agree; a dimension that Keras could not infer agrees with any."""
+    shapes = [t.shape for t in tensors]
+    if len({len(shape) for shape in shapes}) != 1:
+        return False
+    return all(len({d for d in dims if d is not None}) < 2 for dims in zip(*shapes, strict=True))
+
+
+def _keras_tensors(structure):
+    return [t for t in tree.flatten(structure) if isinstance(t, keras.KerasTensor)]
+
+
+def _numbers(numbers):
+    return [n for n in numbers if n is not None]
+
+
+def _is_weighted(operation, args, kwargs):
+    if isinstance(operation, keras.Layer):
+        return bool(operation.weights)
+    return any(isinstance(v, keras.Variable) for v in tree.flatten((args, kwargs)))

@@ -1,0 +1,49 @@
+"""Packaging of keras_gamma. Tool settings are in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "keras_gamma" / "_version.py").read_text(encoding="utf-8")
+).group(1)
+
+EXAMPLES = [
+    "absl-py",
+    "keras-cv==0.9.0",
+    "scikit-learn",
+    "tensorboard",
+    "tensorflow-datasets>=4.9.10",
+]
+HUB = ["keras-hub>=0.32"]
+TEST = [
+    *EXAMPLES,
+    *HUB,
+    "hypothesis",
+    "mypy",
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+]
+
+setuptools.setup(
+    name="keras_gamma",
+    version=VERSION,
+    description="Which normalization scales to regularize, found from the residual graph of any Keras model",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=["keras_gamma"],
+    package_data={"keras_gamma": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=["absl-py", "keras>=3.15", "numpy", "rich", "tensorflow>=2.21"],
+    extras_require={"examples": EXAMPLES, "hub": HUB, "cv": ["keras-cv==0.9.0"], "test": TEST},
+    entry_points={"console_scripts": ["keras_gamma = keras_gamma.__main__:run"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,114 @@
+"""Fails loudly when Keras moves a private name that keras_gamma leans on, or adds an operation."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import pkgutil
+
+import keras
+import pytest
+from keras import layers
+
+import keras_gamma
+from keras_gamma import _keras, operations
+
+PACKAGE = pathlib.Path(keras_gamma.__file__).parent
+
+
+def test_private_names_are_where_we_expect_them():
+    from keras.src.backend.common import global_state
+    from keras.src.layers import layer as layer_module
+    from keras.src.ops.node import Node
+    from keras.src.ops.operation import Operation
+
+    assert Operation is keras.Operation
+    assert layer_module.Node is Node
+    assert "symbolic_call" in vars(Operation)
+    assert "symbolic_call" in vars(keras.Layer)
+    layer = layers.Dense(2)
+    assert layer._flatten_layers(include_self=True, recursive=True) == [layer]
+    assert (layer._layers, layer._inbound_nodes, layer._losses) == ([], [], [])
+    assert layer._loss_ids == set()
+    assert "dense" in global_state.get_global_attribute("object_name_uids")
+
+
+def test_a_symbolic_call_goes_through_the_places_that_are_intercepted():
+    seen = []
+
+    class Handler:
+        paused = False
+
+        def __call__(self, operation, args, kwargs):
+            seen.append(type(operation).__name__)
+            return keras.KerasTensor((2, 3))
+
+    dense = layers.Dense(3)
+    dense.build((2, 3))
+    with _keras.intercept_symbolic_calls(Handler()):
+        y = dense(keras.KerasTensor((2, 3)))
+        keras.ops.relu(y + 1.0)
+    assert seen == ["Dense", "Add", "Relu"]
+    assert dense._inbound_nodes == []
+    dense(keras.Input((3,)))
+    assert len(dense._inbound_nodes) == 1  # Afterwards all is as it was.
+
+
+def keras_operations():
+    """Names of all operation classes of this Keras."""
+    import keras.src.ops
+
+    names = set()
+    for module in pkgutil.iter_modules(keras.src.ops.__path__):
+        if module.name.endswith("_test"):
+            continue
+        members = vars(importlib.import_module(f"keras.src.ops.{module.name}")).values()
+        names |= {
+            c.__name__
+            for c in members
+            if inspect.isclass(c)
+            and issubclass(c, keras.Operation)
+            and not issubclass(c, keras.Layer)
+        }
+    return names - {"Operation", "Function"}
+
+
+def test_every_operation_of_keras_is_classified():
+    """A new Keras may bring new operations: say what they do to scale before supporting it."""
+    known = set(operations.KINDS) | operations._SCALELESS
+    assert keras_operations() - known == set()
+
+
+def test_no_private_name_outside_its_room():
+    for path in sorted(PACKAGE.glob("*.py")):
+        if path.name == "_keras.py":
+            continue
+        source = path.read_text(encoding="utf-8")
+        assert "keras.src" not in source.replace('"keras.src.', ""), path.name
+        assert "import tensorflow" not in source, path.name
+
+
+# From the bottom up: no module imports from one that stands further down.
+ORDER = ["_version", "_keras", "norms", "graph", "operations", "trace", "inputs", "roles", "report", "find", "guidelines", "regularize", "plan", "coupled"]
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("keras_gamma"):
+            names = [node.module.removeprefix("keras_gamma").lstrip(".")]
+            yield from names if names[0] else [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_no_module_imports_upward(name):
+    allowed = set(ORDER[: ORDER.index(name)])
+    assert set(imports_of(PACKAGE / f"{name}.py")) <= allowed
+
+
+def test_every_module_is_in_the_order():
+    assert {p.stem for p in PACKAGE.glob("*.py")} == {*ORDER, "__init__", "__main__"}
+
+
+def test_public_names():
+    assert sorted(keras_gamma.__all__) == keras_gamma.__all__
+    assert all(hasattr(keras_gamma, name) for name in keras_gamma.__all__)
