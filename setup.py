@@ -31,7 +31,7 @@ TEST = [
 setuptools.setup(
     name="keras_gamma",
     version=VERSION,
-    description="Which normalization scales to regularize, found from the residual graph of any Keras model",
+    description="Which normalization scales γ to regularize, found from a model's residual graph",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -61,7 +61,8 @@ _NONLINEAR = _names(
 )
 # Their values do not follow the scale of what they are computed from.
 _SCALELESS = _names(
-    "Nanargmax Nanargmin All AllClose Any Arange Argmax Argmin Argpartition Argsort Bincount BitwiseAnd "
+    "Nanargmax Nanargmin "
+    "All AllClose Any Arange Argmax Argmin Argpartition Argsort Bincount BitwiseAnd "
     "BitwiseInvert BitwiseLeftShift BitwiseNot BitwiseOr BitwiseRightShift BitwiseXor "
     "CountNonzero Digitize EmptyLike Equal FloorDivide Full FullLike Gcd Geomspace Greater "
     "GreaterEqual Heaviside Histogram InTopK IsIn Isclose Isfinite Isinf Isnan Isneginf Isposinf "
