@@ -12,6 +12,7 @@ VERSION = re.search(
 
 EXAMPLES = [
     "absl-py",
+    "importlib_resources",  # tfds 4.9.10 imports it, and does not say so
     "keras-cv==0.9.0",
     "scikit-learn",
     "tensorboard",

@@ -45,6 +45,11 @@ def is_graph_operation(operation):
     return bool(operation._inbound_nodes)
 
 
+def is_layer_of_keras(layer):
+    """Whether the class of `layer` is one of Keras' own `keras.layers`."""
+    return type(layer).__module__.startswith("keras.src.")
+
+
 def is_operation_class_of_keras(operation):
     """Whether the class of `operation` is one of Keras' own `keras.ops`."""
     return type(operation).__module__.startswith(("keras.src.ops.", "keras.src.activations."))

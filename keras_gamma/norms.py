@@ -6,6 +6,7 @@ the layer on numbers and keeps it only if it does what a normalization does.
 """
 
 import dataclasses
+import inspect
 import re
 
 import keras
@@ -118,22 +119,27 @@ def own_variables(layer):
     return {k: v for k, v in vars(layer).items() if isinstance(v, keras.Variable)}
 
 
-def _candidate_scale(layer):
-    variables = {k.lstrip("_"): k for k, v in own_variables(layer).items() if len(v.shape) > 0}
-    for name in _SCALE_NAMES:
-        if name in variables:
-            return variables[name]
-    return None
+def _scale_candidates(layer):
+    """Names of the variables that may be the scale, the likeliest first."""
+    names = [k for k, v in own_variables(layer).items() if v.trainable and len(v.shape) > 0]
+    rank = {name: i for i, name in enumerate((*_SCALE_NAMES, None, *SHIFT_NAMES))}
+    return sorted(names, key=lambda name: rank.get(name.lstrip("_"), rank[None]))
 
 
 def looks_like_normalization(layer):
-    """Whether `layer` is worth a probe: a leaf with a scale, named or built as norms are."""
+    """Whether `layer` has a scale and is named, or built, as normalizations are."""
     if _keras.sublayers(layer) or is_layer_scale(layer):
         return False
     named = re.search(r"norm", type(layer).__name__, re.IGNORECASE) is not None
     if not named and not any(hasattr(layer, name) for name in _EPSILON_NAMES):
         return False
-    return _candidate_scale(layer) is not None or (named and not own_variables(layer))
+    return any(name.lstrip("_") in _SCALE_NAMES for name in own_variables(layer))
+
+
+def may_be_normalization(layer):
+    """Whether `layer` is worth a probe: a leaf that Keras does not document."""
+    leaf = not _keras.sublayers(layer) and not isinstance(layer, keras.Model)
+    return leaf and not _keras.is_layer_of_keras(layer)
 
 
 def kind_from_name(cls):
@@ -148,9 +154,9 @@ def kind_from_name(cls):
 def probe(layer, shape):
     """Finds out by running `layer` whether it normalizes, and how its scale enters.
 
-    A normalization does not change its output when its input is multiplied by a
-    constant. With its scale set to 0 the output depends no longer on the input (`γ · x̂`);
-    if that is so at −1 instead, the layer multiplies by `1 + γ`.
+    A normalization follows its input, but does not change its output when its input is
+    multiplied by a constant. With its scale set to 0 the output depends no longer on the
+    input (`γ · x̂`); if that is so at −1 instead, the layer multiplies by `1 + γ`.
 
     Args:
         layer: a built layer that takes one tensor.
@@ -159,53 +165,56 @@ def probe(layer, shape):
     Returns:
         A `Normalization`, or `None` if the layer does not behave as one.
     """
-    scale = _candidate_scale(layer)
-    variable = None if scale is None else getattr(layer, scale)
-    keep = set() if variable is None else set(variable.shape)
+    variables = own_variables(layer)
+    keep = {d for v in variables.values() for d in v.shape}
     shrunk = tuple(
         d if i == len(shape) - 1 or d in keep else min(d, 4) for i, d in enumerate(shape)
     )
     for candidate in dict.fromkeys((shrunk, tuple(shape))):
         try:
-            return _probe_at(layer, scale, variable, candidate)
-        except Exception:
+            return _probe_at(layer, candidate)
+        except Exception:  # Foreign code may raise anything: try the real shape.
             continue
     return None
 
 
-def _probe_at(layer, scale, variable, shape):
+def _probe_at(layer, shape):
     rng = np.random.default_rng(0)
     x, other = (rng.normal(0.5, 8.0, shape).astype("float32") for _ in range(2))
 
-    def run(inputs, value=None):
-        mapping = [] if value is None else [(variable, np.full(variable.shape, value, "float32"))]
+    def run(inputs, values=()):
+        mapping = [(v, np.full(v.shape, value, "float32")) for v, value in values]
         with keras.StatelessScope(state_mapping=mapping):
             tensor = keras.ops.cast(keras.ops.convert_to_tensor(inputs), layer.compute_dtype)
             # Through `__call__`, so that Keras fills in `training` and the autocast scope. A
             # norm with running statistics normalizes by the batch only in training mode.
-            try:
-                outputs = layer(tensor, training=True)
-            except TypeError:
-                outputs = layer(tensor)
+            outputs = layer(tensor, training=True) if _takes_training(layer) else layer(tensor)
             return keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
 
-    unit = None if variable is None else 1.0
-    reference, scaled = run(x, unit), run(64.0 * x, unit)
+    candidates = _scale_candidates(layer)
+    likeliest = [(getattr(layer, name), 1.0) for name in candidates[:1]]
+    reference = run(x, likeliest)
     spread = float(np.std(reference))
-    if reference.shape != tuple(shape) or spread == 0.0:
-        return None
 
     def same(a, b):
         return bool(np.all(np.abs(a - b) <= 0.05 * spread))
 
-    if not same(reference, scaled):
+    if reference.shape != tuple(shape) or not np.isfinite(spread) or spread == 0.0:
         return None
-    if variable is None:
-        return Normalization(kind_from_name(type(layer)), scale=None)
-    for value, neutral in ((0.0, 1.0), (-1.0, 0.0)):
-        if same(run(x, value), run(other, value)):
-            return Normalization(kind_from_name(type(layer)), scale, neutral)
-    return None
+    # It must follow its input, but not its input's scale.
+    if not same(reference, run(64.0 * x, likeliest)) or same(reference, run(other, likeliest)):
+        return None
+    kind = kind_from_name(type(layer))
+    for name in candidates:
+        for value, neutral in ((0.0, 1.0), (-1.0, 0.0)):
+            values = [(getattr(layer, name), value)]
+            if same(run(x, values), run(other, values)):
+                return Normalization(kind, name, neutral)
+    return Normalization(kind, scale=None) if not candidates else None
+
+
+def _takes_training(layer):
+    return "training" in inspect.signature(layer.call).parameters
 
 
 def unverified(layer):
@@ -213,4 +222,4 @@ def unverified(layer):
 
     Its parametrization is not known, so nothing may be decided from it but `other`.
     """
-    return Normalization(kind_from_name(type(layer)), _candidate_scale(layer))
+    return Normalization(kind_from_name(type(layer)), next(iter(_scale_candidates(layer)), None))

@@ -258,31 +258,31 @@ class _Tracer:
                 return operation.call(*args, **kwargs)
         outputs = self._infer(operation, args, kwargs)
         if kind is Kind.NORM:
-            self._note_scale_of(operation)
+            self._note_scale_of(operation, args, kwargs)
         label = None
         if kind is Kind.OPAQUE:
             label = f"{self._label(operation)!r}, an unknown operation ({type(operation).__name__})"
         self._record(operation, kind, args, kwargs, outputs, label)
         return outputs
 
-    def _note_scale_of(self, operation):
+    def _note_scale_of(self, operation, args, kwargs):
         """`ops.layer_normalization(x, self.gain)` in a layer's own `call`: a γ like any other."""
         if not self._scope:
             return
-        given = [v for v in vars(operation).values() if isinstance(v, keras.Variable)]
+        given = inspect.signature(operation.call).bind(*args, **kwargs).arguments
+        scale = given.get("gamma", given.get("scale"))
         layer = self._scope[-1]
         for name, variable in norms.own_variables(layer).items():
-            if any(variable is v for v in given) and name.lstrip("_") not in norms.SHIFT_NAMES:
+            if variable is scale:
                 kind = type(operation).__name__.lower().removesuffix("norm")
                 entry = norms.Normalization(kind, scale=name)
                 self._calls.append(NormCall(layer, entry, len(self._nodes)))
-                return
 
     def _entry(self, layer, args, kwargs):
         if id(layer) not in self._entries:
             entry = norms.registered(layer)
-            if entry is None and norms.looks_like_normalization(layer):
-                tensors = _keras_tensors((args, kwargs))
+            tensors = _keras_tensors((args, kwargs))
+            if entry is None and len(tensors) == 1 and norms.may_be_normalization(layer):
                 with self._pause():
                     entry = norms.probe(layer, tensors[0].shape)
                 if entry is None:
