@@ -1,0 +1,75 @@
+"""Files that survive a crash: atomic writes and inter-process locks."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock there, only the atomic renames
+    fcntl = None  # type: ignore[assignment]
+
+
+class AlreadyLocked(Exception):
+    """Another process holds the lock."""
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Writes `content` to `path`: whenever the machine stops, the old or the new file is there.
+
+    The temporary file lies beside `path`, because a rename is atomic only within one file system.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Not `tempfile`, whose files only their owner can read: here the umask is to decide.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    fd = os.open(temporary, flags, 0o666)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_directory(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes the temporary files of `write_atomic(path)` that a killed process left behind."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Holds an exclusive lock on `path`; the system drops it when the process dies.
+
+    Args:
+        path: the lock file. It is created, and left behind: removing it would let two processes
+            lock two different files of the same name.
+        wait: whether to wait for another holder, or to raise.
+
+    Raises:
+        AlreadyLocked: another process holds the lock and `wait` is false.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise AlreadyLocked(str(path)) from error
+        yield
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes a rename in `directory` survive a power cut, where the system can do so."""
+    with contextlib.suppress(OSError):
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,55 @@
+"""Learning rate schedules and optimizers by name."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import keras
+
+Schedule: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
+
+# Decay comes from the loss, so no optimizer may add its own. AdamW's is not 0 by default.
+OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
+    "sgd": keras.optimizers.SGD,
+    "adam": keras.optimizers.Adam,
+    "adamw": lambda **kwargs: keras.optimizers.AdamW(weight_decay=0.0, **kwargs),
+    "nadam": keras.optimizers.Nadam,
+    "rmsprop": keras.optimizers.RMSprop,
+    "lion": keras.optimizers.Lion,
+}
+_WITH_MOMENTUM = {"sgd", "rmsprop"}
+SCHEDULES = ("cosine", "constant")
+
+
+def make_schedule(kind: str, *, peak: float, warmup_steps: int, total_steps: int) -> Schedule:
+    """Returns linear warm-up to `peak`, then a cosine to 0, or a constant learning rate.
+
+    Keras' own `CosineDecay` is used, so that a saved model loads without these examples. Its
+    warm-up starts at `peak / warmup_steps` instead of 0: a first step of length 0 would be wasted.
+    """
+    if kind == "constant":
+        return peak
+    if warmup_steps == 0:
+        return keras.optimizers.schedules.CosineDecay(peak, decay_steps=total_steps)
+    return keras.optimizers.schedules.CosineDecay(
+        peak / warmup_steps,
+        decay_steps=max(1, total_steps - warmup_steps),
+        warmup_target=peak,
+        warmup_steps=warmup_steps,
+    )
+
+
+def make_optimizer(
+    name: str,
+    learning_rate: Schedule,
+    *,
+    momentum: float,
+    nesterov: bool,
+    global_clipnorm: float | None = None,
+) -> keras.optimizers.Optimizer:
+    """Makes the optimizer `name`; `momentum` and `nesterov` go to those that have them."""
+    kwargs = {"learning_rate": learning_rate, "global_clipnorm": global_clipnorm}
+    if name in _WITH_MOMENTUM:
+        kwargs["momentum"] = momentum
+    if name == "sgd":
+        kwargs["nesterov"] = nesterov
+    return OPTIMIZERS[name](**kwargs)
