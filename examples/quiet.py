@@ -1,49 +1,5 @@
-"""Imports TensorFlow without its start-up noise. Import this before Keras.
+"""Imports TensorFlow without its start-up noise. Import this before Keras."""
 
-TensorFlow 2.21 prints a dozen informational lines (and, on a machine without a GPU, an "error")
-before its own log level takes effect, so `TF_CPP_MIN_LOG_LEVEL` cannot silence them. They go
-straight to file descriptor 2, so that is where they are caught; whatever is not known to be
-harmless is passed on.
-"""
+from keras_gamma import _quiet
 
-import contextlib
-import os
-import re
-import sys
-import tempfile
-from collections.abc import Iterator
-
-_HARMLESS = re.compile(
-    r"^WARNING: All log messages before absl::InitializeLog"
-    r"|^I0000 |^To enable the following instructions"
-    r"|cuda_(platform|dri|executor|diagnostics).*(cuInit|CUDA_ERROR_NO_DEVICE)"
-    r"|Could not find cuda drivers"
-    r"|^\s*$"
-)
-
-
-@contextlib.contextmanager
-def _without_harmless_lines() -> Iterator[None]:
-    """Holds back file descriptor 2, then passes on the lines that are not known to be harmless."""
-    sys.stderr.flush()
-    real = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(real, 2)
-            os.close(real)
-            held.seek(0)
-            for line in held.read().decode(errors="replace").splitlines():
-                if not _HARMLESS.search(line):
-                    print(line, file=sys.stderr)
-
-
-if "TF_CPP_MIN_LOG_LEVEL" not in os.environ and "tensorflow" not in sys.modules:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    with _without_harmless_lines():
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()  # the search for a GPU is where the last of the noise is
+_quiet.import_keras()

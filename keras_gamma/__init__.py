@@ -1,16 +1,38 @@
-"""keras_gamma: which normalization scales γ to regularize, found from the residual graph."""
+"""keras_gamma: which normalization scales γ to regularize, found from the residual graph.
+
+Public names are imported on first use: `import keras_gamma` costs next to nothing, and the
+command line can say something before a backend is loaded.
+"""
+
+import importlib
+import typing
 
 from keras_gamma._version import __version__ as __version__
-from keras_gamma.coupled import apply_guidelines as apply_guidelines
-from keras_gamma.find import GammaRole as GammaRole
-from keras_gamma.find import RoleReport as RoleReport
-from keras_gamma.find import find_roles as find_roles
-from keras_gamma.guidelines import Guidelines as Guidelines
-from keras_gamma.norms import register_normalization as register_normalization
-from keras_gamma.plan import Decision as Decision
-from keras_gamma.plan import GammaPlan as GammaPlan
-from keras_gamma.plan import PlanEntry as PlanEntry
-from keras_gamma.roles import Role as Role
+
+if typing.TYPE_CHECKING:
+    from keras_gamma.coupled import apply_guidelines as apply_guidelines
+    from keras_gamma.find import GammaRole as GammaRole
+    from keras_gamma.find import RoleReport as RoleReport
+    from keras_gamma.find import find_roles as find_roles
+    from keras_gamma.guidelines import Guidelines as Guidelines
+    from keras_gamma.norms import register_normalization as register_normalization
+    from keras_gamma.plan import Decision as Decision
+    from keras_gamma.plan import GammaPlan as GammaPlan
+    from keras_gamma.plan import PlanEntry as PlanEntry
+    from keras_gamma.roles import Role as Role
+
+_HOMES = {
+    "Decision": "plan",
+    "GammaPlan": "plan",
+    "GammaRole": "find",
+    "Guidelines": "guidelines",
+    "PlanEntry": "plan",
+    "Role": "roles",
+    "RoleReport": "find",
+    "apply_guidelines": "coupled",
+    "find_roles": "find",
+    "register_normalization": "norms",
+}
 
 __all__ = [
     "Decision",
@@ -24,3 +46,15 @@ __all__ = [
     "find_roles",
     "register_normalization",
 ]
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'keras_gamma' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"keras_gamma.{_HOMES[name]}"), name)
+    globals()[name] = value  # The next use finds it without coming here.
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -14,9 +14,9 @@ import pathlib
 import sys
 import zipfile
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import flags
+
+from keras_gamma import _quiet
 
 _FLAGS = flags.FlagValues()
 _JSON = flags.DEFINE_bool("json", False, "Print JSON.", flag_values=_FLAGS)
@@ -128,6 +128,7 @@ def _help():
 
 
 def _run(path, inputs):
+    _quiet.import_keras()
     import keras_gamma
 
     model = _load(path)

@@ -1,6 +1,7 @@
 """`python -m keras_gamma`: what it prints, what it writes, and how it ends."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -142,9 +143,14 @@ def test_bad_strength(saved, tmp_path, capsys):
 
 def test_as_a_module(saved):
     done = subprocess.run(
-        [sys.executable, "-m", "keras_gamma", saved], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "keras_gamma", saved],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
     )
     assert "2 γ: residual_last 1" in done.stdout
+    assert done.stderr == ""
 
 
 def test_help(capsys):

@@ -5,6 +5,8 @@ import importlib
 import inspect
 import pathlib
 import pkgutil
+import subprocess
+import sys
 
 import keras
 import pytest
@@ -90,8 +92,8 @@ def test_no_private_name_outside_its_room():
 
 # From the bottom up: no module imports from one that stands further down.
 ORDER = (
-    "_version _keras norms graph operations trace inputs roles report find guidelines regularize "
-    "plan coupled"
+    "_version _quiet _keras norms graph operations trace inputs roles report find guidelines "
+    "regularize plan coupled"
 ).split()
 
 
@@ -114,4 +116,13 @@ def test_every_module_is_in_the_order():
 
 def test_public_names():
     assert sorted(keras_gamma.__all__) == keras_gamma.__all__
-    assert all(hasattr(keras_gamma, name) for name in keras_gamma.__all__)
+    assert sorted(keras_gamma._HOMES) == keras_gamma.__all__
+    for name in keras_gamma.__all__:
+        assert getattr(keras_gamma, name).__name__ == name
+    with pytest.raises(AttributeError, match="apply_guideline'"):
+        _ = keras_gamma.apply_guideline
+
+
+def test_importing_the_package_loads_no_backend():
+    code = "import sys, keras_gamma; sys.exit('keras' in sys.modules or 'rich' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
