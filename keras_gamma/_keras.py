@@ -13,6 +13,7 @@ Used here, and why there is no public way:
   recorded on the user's layers.
 * `Operation._inbound_nodes`: tells an operation of a Functional graph, whose name the user sees
   in `model.summary()`, from one that was made a moment ago.
+* `KerasTensor._keras_history`: the input layer behind an input, whose name the user knows.
 * `Layer._losses`, `Layer._loss_ids`: the losses of the last eager call, to be put back.
 * `keras.src.backend.common.global_state`: the counters behind automatic names, so that a trace
   does not change the names of layers that are made after it.
@@ -53,6 +54,13 @@ def is_layer_of_keras(layer):
 def is_operation_class_of_keras(operation):
     """Whether the class of `operation` is one of Keras' own `keras.ops`."""
     return type(operation).__module__.startswith(("keras.src.ops.", "keras.src.activations."))
+
+
+def name_of_input(tensor):
+    """The name of the `InputLayer` behind a model's symbolic input, else the tensor's own."""
+    history = getattr(tensor, "_keras_history", None)
+    operation = getattr(history, "operation", None)
+    return tensor.name if operation is None else operation.name
 
 
 @contextlib.contextmanager

@@ -104,14 +104,14 @@ def _fill_in(spec, spatial, sequence):
     shape = [size if d is None else d for d in spec.shape]
     if spec.shape and spec.shape[0] is None:
         shape[0] = _BATCH
-    return keras.KerasTensor(tuple(shape), dtype=spec.dtype, sparse=spec.sparse, name=spec.name)
+    name = _keras.name_of_input(spec)
+    return keras.KerasTensor(tuple(shape), dtype=spec.dtype, sparse=spec.sparse, name=name)
 
 
 def _trace_once(model, inputs):
     tracer = _Tracer(model)
-    for tensor in tree.flatten(inputs):
-        if isinstance(tensor, keras.KerasTensor):
-            tracer.add_input(tensor)
+    for tensor in _keras_tensors(inputs):
+        tracer.add_input(tensor, tensor.name)
     args, kwargs = _call_arguments(model, inputs)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_keras.preserve_auto_names())
@@ -171,9 +171,9 @@ class _Tracer:
 
     # What the trace yields ------------------------------------------------------------------
 
-    def add_input(self, tensor):
+    def add_input(self, tensor, name):
         indices = tensor.dtype == "bool" or ("int" in tensor.dtype and len(tensor.shape) < 3)
-        self._assign(tensor, None if indices else self._write(Kind.INPUT, (), tensor.name))
+        self._assign(tensor, None if indices else self._write(Kind.INPUT, (), name))
 
     def finish(self, outputs):
         numbers = _numbers(self._number.get(id(t)) for t in _keras_tensors(outputs))
@@ -317,7 +317,10 @@ class _Tracer:
         if kind is Kind.ATTENTION:
             kind, numbers = self._split_attention(args, numbers)
         kind = _refine(kind, data, numbers, args)
-        homogeneous = kind is not Kind.NONLINEAR or operations.is_homogeneous(operation)
+        # What joins several tensors (a concatenation) scales with all of them, not with one.
+        homogeneous = len(set(numbers)) < 2
+        if kind is Kind.NONLINEAR:
+            homogeneous = homogeneous and operations.is_homogeneous(operation)
         label = label or self._label(None if isinstance(operation, keras.Layer) else operation)
         group = self._group if kind is Kind.SUM else None
         for tensor in _keras_tensors(outputs):

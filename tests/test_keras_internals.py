@@ -32,6 +32,7 @@ def test_private_names_are_where_we_expect_them():
     assert layer._flatten_layers(include_self=True, recursive=True) == [layer]
     assert (layer._layers, layer._inbound_nodes, layer._losses) == ([], [], [])
     assert layer._loss_ids == set()
+    assert keras.Input((2,), name="tokens")._keras_history.operation.name == "tokens"
     assert "dense" in global_state.get_global_attribute("object_name_uids")
 
 
