@@ -354,10 +354,16 @@ class _Tracer:
         del self._tensors_alive[tensors:]
         self._opaque = opaque
 
+    def _in_simple_layer(self):
+        if not self._scope or isinstance(self._scope[-1], keras.Model):
+            return False
+        return _keras.is_layer_of_keras(self._scope[-1]) and not _keras.sublayers(self._scope[-1])
+
     def _label(self, operation=None):
         names = [layer.name for layer in self._scope]
         known = False
-        if operation is not None and self._group is None:  # An Add layer goes by its own name.
+        # A layer of Keras without sub-layers (Add, ReLU) goes by its own name.
+        if operation is not None and not self._in_simple_layer():
             known = _keras.is_graph_operation(operation)
             names.append(operation.name if known else type(operation).__name__.lower())
         # The model's own name goes without saying, unless there is nothing else to say.
