@@ -10,7 +10,12 @@ import typing
 from keras_gamma._version import __version__ as __version__
 
 if typing.TYPE_CHECKING:
+    from keras_gamma import optimizers as optimizers
     from keras_gamma.coupled import apply_guidelines as apply_guidelines
+    from keras_gamma.decoupled import DecayEntry as DecayEntry
+    from keras_gamma.decoupled import DecayPlan as DecayPlan
+    from keras_gamma.decoupled import exclude_from_weight_decay as exclude_from_weight_decay
+    from keras_gamma.decoupled import plan_weight_decay as plan_weight_decay
     from keras_gamma.find import GammaRole as GammaRole
     from keras_gamma.find import RoleReport as RoleReport
     from keras_gamma.find import find_roles as find_roles
@@ -22,6 +27,8 @@ if typing.TYPE_CHECKING:
     from keras_gamma.roles import Role as Role
 
 _HOMES = {
+    "DecayEntry": "decoupled",
+    "DecayPlan": "decoupled",
     "Decision": "plan",
     "GammaPlan": "plan",
     "GammaRole": "find",
@@ -30,11 +37,17 @@ _HOMES = {
     "Role": "roles",
     "RoleReport": "find",
     "apply_guidelines": "coupled",
+    "exclude_from_weight_decay": "decoupled",
     "find_roles": "find",
+    "plan_weight_decay": "decoupled",
     "register_normalization": "norms",
 }
 
+_MODULES = ("optimizers",)
+
 __all__ = [
+    "DecayEntry",
+    "DecayPlan",
     "Decision",
     "GammaPlan",
     "GammaRole",
@@ -43,12 +56,17 @@ __all__ = [
     "Role",
     "RoleReport",
     "apply_guidelines",
+    "exclude_from_weight_decay",
     "find_roles",
+    "optimizers",
+    "plan_weight_decay",
     "register_normalization",
 ]
 
 
 def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"keras_gamma.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'keras_gamma' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"keras_gamma.{_HOMES[name]}"), name)

@@ -15,6 +15,9 @@ Used here, and why there is no public way:
   in `model.summary()`, from one that was made a moment ago.
 * `KerasTensor._keras_history`: the input layer behind an input, whose name the user knows.
 * `Layer._losses`, `Layer._loss_ids`: the losses of the last eager call, to be put back.
+* `Optimizer._apply_weight_decay`, `_use_weight_decay`, `_exclude_from_weight_decay`,
+  `_exclude_from_weight_decay_pattern`, `_trainable_variables`: Keras' exclude list can be
+  replaced, but neither read nor extended, and knows no strength per variable.
 * `keras.src.backend.common.global_state`: the counters behind automatic names, so that a trace
   does not change the names of layers that are made after it.
 """
@@ -159,3 +162,57 @@ def preserve_attributes(layers):
 def _loss_collections(layer):
     """What `add_loss` gathered on a layer in its last call; every call clears it in place."""
     return [layer._losses, layer._loss_ids]
+
+
+def is_decayed(optimizer, variable):
+    """What `optimizer` itself says: whether its weight decay acts on `variable`."""
+    return bool(optimizer._use_weight_decay(variable))
+
+
+def exclude(optimizer, variables):
+    """Adds `variables` to an optimizer's exclude list, and keeps what is on it.
+
+    `Optimizer.exclude_from_weight_decay` replaces the list, and refuses (in vain: it asks for a
+    name that is never set) once the optimizer is built.
+    """
+    before: set = getattr(optimizer, "_exclude_from_weight_decay", set())
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    names = None if pattern is None else [pattern.pattern]
+    optimizer.exclude_from_weight_decay(var_list=list(variables), var_names=names)
+    optimizer._exclude_from_weight_decay = before | optimizer._exclude_from_weight_decay
+
+
+def variables_of(optimizer):
+    """The variables that a built optimizer updates."""
+    return list(optimizer._trainable_variables)
+
+
+def path_of(optimizer, variable):
+    """The path of a Keras variable, or of the one behind a backend's own."""
+    if isinstance(variable, keras.Variable):
+        return variable.path
+    return next(v.path for v in optimizer._trainable_variables if v.value is variable)
+
+
+class WeightDecayHook:
+    """Mixin for the front of a Keras optimizer: `decay_variables` in place of its weight decay."""
+
+    weight_decay: float | None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+    def build(self, variables):
+        super().build(variables)  # type: ignore[misc]
+
+    def get_config(self):
+        return super().get_config()  # type: ignore[misc]
+
+    def _apply_weight_decay(self, variables):
+        if self.weight_decay is None and getattr(self, "adam_weight_decay", None) is None:
+            return
+        self.decay_variables(variables, super()._apply_weight_decay)  # type: ignore[misc]
+
+    def decay_variables(self, variables, keras_decay):
+        """Decays `variables`; `keras_decay` does it in Keras' own way, all alike."""
+        keras_decay(variables)

@@ -9,7 +9,7 @@ import pathlib
 
 import keras
 
-from keras_gamma import regularize, report
+from keras_gamma import paths, regularize, report
 from keras_gamma._version import __version__
 from keras_gamma.guidelines import Guidelines
 from keras_gamma.roles import Role
@@ -347,16 +347,13 @@ class GammaPlan(collections.abc.Sequence):
         slots = regularize.slots(model)
         wanted = [e for e in self if e.decision is not Decision.NONE]
         known = {e.path for e in self}
-        names = {e.path: e.path for e in wanted if e.path in slots}
-        missing = [e.path for e in wanted if e.path not in slots]
-        new = [path for path in regularize.gamma_paths(model) if path not in known]
-        # Keras drops the name of a Sequential from its variables' paths when it is reloaded.
-        for path in list(missing):
-            alike = [p for p in new if p.endswith("/" + path) or path.endswith("/" + p)]
-            if len(alike) == 1:
-                names[path] = alike[0]
-                missing.remove(path)
-                new.remove(alike[0])
+        gammas = set(regularize.gamma_paths(model))
+        exact = {e.path for e in wanted if e.path in slots}
+        # γ that the plan does not name under this path: new, unless the path has changed.
+        unnamed = [path for path in gammas if path not in known]
+        renamed, missing = paths.match((e.path for e in wanted if e.path not in exact), unnamed)
+        names = {path: path for path in exact} | renamed
+        new = sorted(set(unnamed) - set(renamed.values()))
         if missing or new:
             parts = [f"missing in the model: {', '.join(missing)}"] if missing else []
             parts += [f"new in the model: {', '.join(new)}"] if new else []
