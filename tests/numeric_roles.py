@@ -225,7 +225,10 @@ class Referee:
         return self.random.normal(size=shape).astype("float32")
 
     def run(self):
-        return [np.asarray(t) for t in tree.flatten(self.probe(self.inputs, training=True))]
+        return [
+            keras.ops.convert_to_numpy(t)
+            for t in tree.flatten(self.probe(self.inputs, training=True))
+        ]
 
     def changed(self, norm, factor):
         """Runs with γ and β of one norm multiplied."""

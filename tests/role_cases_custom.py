@@ -19,8 +19,8 @@ from role_parts import (
     OnePlusNorm,
     OpaqueBlock,
     PositionedTokens,
+    RawBackend,
     RawNumpy,
-    RawTensorFlow,
     Stage,
     SubclassedNet,
     ThirdPartyRMS,
@@ -152,7 +152,7 @@ def opaque(cls):
 
 def opaque_in_branch():
     x = tokens()
-    y = layers.Add()([x, layers.Dense(8)(RawTensorFlow(name="secret")(mlp(ln(x, "ln1"))))])
+    y = layers.Add()([x, layers.Dense(8)(RawBackend(name="secret")(mlp(ln(x, "ln1"))))])
     y = layers.Add()([y, mlp(ln(y, "ln2"))])
     return keras.Model(x, layers.Dense(3)(ln(y, "final_ln")))
 
@@ -242,8 +242,8 @@ CASES = [
     ),
     Case("mixed_precision", mixed_precision, COMPOSITES),
     Case(
-        "opaque_tensorflow",
-        lambda: opaque(RawTensorFlow),
+        "opaque_backend",
+        lambda: opaque(RawBackend),
         {"bn1": OTHER, "bn2": TRUNK},
         mentions=("secret",),
     ),

@@ -24,7 +24,7 @@ NOT_FLAT = {
     "opaque_composite",
     "opaque_in_branch",
     "opaque_numpy",
-    "opaque_tensorflow",
+    "opaque_backend",
     "own_attention_masked",
     "own_attention_masked_two_heads",
     "own_attention_plain",

@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers, ops
 
 RESIDUAL_LAST = "residual_last"
@@ -220,6 +219,7 @@ class Attention(layers.Layer):
         if self.mask:
             present = ops.cast(ops.any(ops.not_equal(x, 0.0), axis=-1), "float32")
             both = present[:, :, None] * present[:, None, :]
+            both = both if self.heads == 1 else both[:, None]
             logits = logits + (1.0 - both) * -1e9
         y = ops.matmul(ops.softmax(logits, axis=-1), v)
         if self.heads > 1:
@@ -284,19 +284,40 @@ class TransformerEncoder(layers.Layer):
         return x
 
 
+def raw_relu(x):
+    """ReLU in the backend's own words, which take no symbolic tensor."""
+    match keras.backend.backend():
+        case "tensorflow":
+            import tensorflow as tf
+
+            return tf.where(tf.greater(x, 0.0), x, tf.zeros_like(x))
+        case "jax":
+            import jax
+
+            return jax.nn.relu(x)
+        case "torch":
+            import torch
+
+            return torch.relu(x)
+
+
 @register
-class RawTensorFlow(layers.Layer):
-    """Its call leaves Keras for TensorFlow's own operations: it cannot be opened."""
+class RawBackend(layers.Layer):
+    """Its call leaves Keras for its backend's own operations: it cannot be opened."""
 
     def call(self, x):
-        return tf.where(tf.greater(x, 0.0), x, tf.zeros_like(x))
+        return raw_relu(x)
 
 
 @register
 class RawNumpy(layers.Layer):
-    """Its call leaves Keras for numpy, inside a `tf.numpy_function`: it cannot be opened."""
+    """Its call leaves Keras for numpy: it cannot be opened."""
 
     def call(self, x):
+        if keras.backend.backend() != "tensorflow":
+            return raw_relu(x + 0.0 * np.ones(1, "float32")[0])
+        import tensorflow as tf
+
         y = tf.numpy_function(lambda t: np.maximum(t, 0.0), [x], tf.float32)
         return tf.ensure_shape(y, x.shape)
 
@@ -306,7 +327,7 @@ class RawNumpy(layers.Layer):
 
 @register
 class OpaqueBlock(layers.Layer):
-    """A residual block with raw TensorFlow between its norm and its `+`: opaque."""
+    """A residual block with raw backend code between its norm and its `+`: opaque."""
 
     def __init__(self, width, **kwargs):
         super().__init__(**kwargs)
@@ -314,7 +335,7 @@ class OpaqueBlock(layers.Layer):
         self.dense = layers.Dense(width)
 
     def call(self, x):
-        return x + self.dense(tf.nn.relu(self.norm(x)))
+        return x + self.dense(raw_relu(self.norm(x)))
 
 
 class _OwnNorm(layers.Layer):

@@ -118,6 +118,11 @@ def finished(tmp_path_factory, data_dir):
         [
             {"flags": run_flags(root / "plain", data_dir)},
             {"flags": run_flags(root / "mixed", data_dir, *few, "--mixed_precision")},
+            {
+                "flags": run_flags(
+                    root / "decoupled", data_dir, *few, "--optimizer=adamw", "--decay=decoupled"
+                )
+            },
             {"flags": run_flags(root / "keras_cv", data_dir, *few, "--model=keras_cv_resnet18")},
             {
                 "flags": run_flags(
@@ -474,6 +479,17 @@ def test_errors_are_one_line_and_a_nonzero_exit(tmp_path):
 
 
 # --- whole runs -----------------------------------------------------------------------------------
+
+
+def test_decoupled_decay_is_the_optimizers_and_comes_back_with_the_model(finished):
+    folder = finished[0] / "decoupled"
+    plan = json.loads((folder / "metrics.json").read_text())["plan"]
+    factors = {entry["path"]: entry["factor"] for entry in plan["entries"]}
+    assert factors["stem_bn/gamma"] == 0.0  # trunk: the first skip of this network is the identity
+    model = keras.models.load_model(folder / "model.keras")
+    assert type(model.optimizer).__name__ == "AdamW"
+    assert model.optimizer.decay == factors
+    assert model.losses == []
 
 
 def test_a_run_reports_everything(finished):

@@ -322,10 +322,10 @@ def test_asking_adds_no_losses():
     y = layers.LayerNormalization(name="ln")(layers.ActivityRegularization(0.1)(x))
     model = keras.Model(x, layers.Dense(3, kernel_regularizer="l2", activity_regularizer="l2")(y))
     model(np.ones((2, 6, 8), "float32"))
-    before = [float(loss) for loss in model.losses]
+    before = [float(keras.ops.convert_to_numpy(loss)) for loss in model.losses]
     assert len(before) == 3
     check(find_roles(model), {"ln": "trunk"})
-    assert [float(loss) for loss in model.losses] == before
+    assert [float(keras.ops.convert_to_numpy(loss)) for loss in model.losses] == before
 
 
 # --- models of others --------------------------------------------------------
