@@ -172,7 +172,8 @@ def _prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """Returns a builder whose files are there; only one process at a time prepares them."""
     builder = _find_builder(name, data_dir)
     if _is_prepared(builder):
-        return builder
+        # Made anew: another process may have finished since, and a builder reads its info once.
+        return _find_builder(name, data_dir)
     _supervised_keys(builder.info)  # better to refuse a set before its download
     try:
         with locked(Path(builder.data_dir_root) / f".{builder.name}.lock", wait=True):

@@ -1,7 +1,8 @@
 """Weight decay of the examples: what is decayed, and how strongly.
 
-Decay here is coupled, an L2 penalty in the loss, in torch's units: `weight_decay` λ adds λw to the
-gradient of w, that is `λ/2 * sum(w**2)` to the loss. Kernels are all decayed; keras_gamma decides
+Coupled decay is an L2 penalty in the loss, in torch's units: `weight_decay` λ adds λw to the
+gradient of w, that is `λ/2 * sum(w**2)` to the loss. Decoupled decay is the optimizer's: w loses
+`learning_rate * λ * w` before each step. Either way kernels are all decayed; keras_gamma decides
 about γ; biases and β are left alone.
 """
 
@@ -46,3 +47,23 @@ def decay_gammas(
 ) -> keras_gamma.GammaPlan:
     """Puts L2 of the same strength on the γ that the guidelines select; returns the plan."""
     return keras_gamma.apply_guidelines(model, weight_decay=weight_decay, guidelines=guidelines)
+
+
+def decide_decay(
+    model: keras.Model, kind: str, weight_decay: float, guidelines: keras_gamma.Guidelines
+) -> tuple[keras_gamma.GammaPlan | keras_gamma.DecayPlan, keras_gamma.DecayPlan | None]:
+    """Sets coupled decay, or plans decoupled decay.
+
+    Args:
+        model: a built model, without decay so far if `kind` is "decoupled".
+        kind: "coupled" or "decoupled".
+        weight_decay: the strength, in the units of its kind.
+        guidelines: which γ to decay.
+
+    Returns:
+        The plan to print and keep, and the plan for the optimizer (`None` if decay is coupled).
+    """
+    if kind == "coupled":
+        return decay_gammas(model, weight_decay, guidelines), None
+    plan = keras_gamma.plan_weight_decay(model, guidelines=guidelines)
+    return plan, plan

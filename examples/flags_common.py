@@ -74,9 +74,16 @@ def define_training_flags(
         flags.DEFINE_float(
             "weight_decay",
             weight_decay,
-            "Coupled (L2) decay of kernels and of the γ that the guidelines select, in torch's "
-            "units: the gradient of w gains weight_decay * w.",
+            "Of kernels and of the γ that the guidelines select. Coupled, in torch's units: the "
+            "gradient of w gains weight_decay * w. Decoupled: w loses learning_rate * weight_decay "
+            "* w before each step.",
             lower_bound=0.0,
+        ),
+        flags.DEFINE_enum(
+            "decay",
+            "coupled",
+            ["coupled", "decoupled"],
+            "Coupled: L2 in the loss. Decoupled: by the optimizer (AdamW, arXiv:1711.05101).",
         ),
         _define_guidelines(),
         flags.DEFINE_bool("mixed_precision", False, "Compute in 16 bits, keep weights in 32."),

@@ -1,13 +1,15 @@
 """Learning rate schedules and optimizers by name."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 
+import keras_gamma
+
 Schedule: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
 
-# Decay comes from the loss, so no optimizer may add its own. AdamW's is not 0 by default.
+# Here decay comes from the loss, so no optimizer may add its own. AdamW's is not 0 by default.
 OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "sgd": keras.optimizers.SGD,
     "adam": keras.optimizers.Adam,
@@ -15,6 +17,15 @@ OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "nadam": keras.optimizers.Nadam,
     "rmsprop": keras.optimizers.RMSprop,
     "lion": keras.optimizers.Lion,
+}
+# Their counterparts that decay by themselves, each variable with a factor of its own.
+DECOUPLED: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
+    "sgd": keras_gamma.optimizers.SGDW,
+    "adam": keras_gamma.optimizers.AdamW,
+    "adamw": keras_gamma.optimizers.AdamW,
+    "nadam": keras_gamma.optimizers.NadamW,
+    "rmsprop": keras_gamma.optimizers.RMSpropW,
+    "lion": keras_gamma.optimizers.LionW,
 }
 _WITH_MOMENTUM = {"sgd", "rmsprop"}
 SCHEDULES = ("cosine", "constant")
@@ -45,11 +56,18 @@ def make_optimizer(
     momentum: float,
     nesterov: bool,
     global_clipnorm: float | None = None,
+    weight_decay: float = 0.0,
+    decay: keras_gamma.DecayPlan | None = None,
 ) -> keras.optimizers.Optimizer:
-    """Makes the optimizer `name`; `momentum` and `nesterov` go to those that have them."""
-    kwargs = {"learning_rate": learning_rate, "global_clipnorm": global_clipnorm}
+    """Makes the optimizer `name`; `momentum` and `nesterov` go to those that have them.
+
+    With a `decay` plan it decays by itself, with the strength `weight_decay`.
+    """
+    kwargs: dict[str, Any] = {"learning_rate": learning_rate, "global_clipnorm": global_clipnorm}
     if name in _WITH_MOMENTUM:
         kwargs["momentum"] = momentum
     if name == "sgd":
         kwargs["nesterov"] = nesterov
-    return OPTIMIZERS[name](**kwargs)
+    if decay is None:
+        return OPTIMIZERS[name](**kwargs)
+    return DECOUPLED[name](**kwargs, weight_decay=weight_decay, decay=decay)

@@ -1,10 +1,15 @@
-"""Trains a ResNet on images, with L2 on the γ that the guidelines select.
+"""Trains a ResNet on images, with weight decay on the γ that the guidelines select.
 
     python examples/train_resnet.py
 
 trains a narrow ResNet-14 on scikit-learn's digits, which need no download: about 30 seconds on two
 CPU cores, 98 to 99 % test accuracy (seeds 0 to 4: 99.2, 99.2, 98.9, 99.2, 98.3). The same command
 resumes the run if it was stopped, and shows the result if it has finished.
+
+    python examples/train_resnet.py --optimizer=adamw --decay=decoupled --learning_rate=3e-3 \\
+        --weight_decay=0.05 --output_dir=runs/adamw
+
+decays with AdamW instead of L2 in the loss, with the same decisions on γ (seed 0: 98.6 %).
 
     python examples/train_resnet.py --dataset=cifar10 --model=resnet20_v1 --width=16 --flip \\
         --epochs=182 --batch_size=128 --learning_rate=0.1 --weight_decay=1e-4 \\
@@ -37,7 +42,7 @@ import keras_gamma
 from examples import data, flags_common
 from examples.callbacks import SaveProgress, tensorboard
 from examples.cli import UsageError, run_main
-from examples.decay import decay_gammas
+from examples.decay import decide_decay
 from examples.optimizers import make_optimizer, make_schedule
 from examples.resnet import build_model, check_model_name
 from examples.run_state import Progress, Run, open_run
@@ -83,10 +88,11 @@ def train(run: Run) -> dict[str, Any]:
     steps = steps_per_epoch(images)
     make_reproducible()
     model = make_model(images)
-    plan = decay_gammas(model, FLAGS.weight_decay, keras_gamma.Guidelines.parse(FLAGS.guidelines))
+    guidelines = keras_gamma.Guidelines.parse(FLAGS.guidelines)
+    plan, for_optimizer = decide_decay(model, FLAGS.decay, FLAGS.weight_decay, guidelines)
     print(plan)
     print_settings(run, images)
-    compile_model(model, steps)
+    compile_model(model, steps, for_optimizer)
     progress = run.load_checkpoint(model)
     if progress.epochs_done:
         print(f"Resuming after epoch {progress.epochs_done} of {FLAGS.epochs}.")
@@ -127,7 +133,7 @@ def make_reproducible() -> None:
 
 
 def make_model(images: data.ImageData) -> keras.Model:
-    """Builds the model, with decay on its kernels; its γ are `decay_gammas`' business."""
+    """Builds the model, with coupled decay on its kernels; its γ are `decide_decay`'s business."""
     dtype = f"mixed_{FLAGS.mixed_precision_dtype}" if FLAGS.mixed_precision else "float32"
     keras.config.set_dtype_policy(dtype)
     return build_model(
@@ -135,12 +141,14 @@ def make_model(images: data.ImageData) -> keras.Model:
         input_shape=images.image_shape,
         num_classes=images.num_classes,
         width=FLAGS.width,
-        weight_decay=FLAGS.weight_decay,
+        weight_decay=FLAGS.weight_decay if FLAGS.decay == "coupled" else 0.0,
         batch_norm_momentum=FLAGS.batch_norm_momentum,
     )
 
 
-def compile_model(model: keras.Model, steps: int) -> None:
+def compile_model(
+    model: keras.Model, steps: int, decay: keras_gamma.DecayPlan | None = None
+) -> None:
     """Compiles, and creates the optimizer's variables, so that a checkpoint can fill them.
 
     Comes after everything that regularizes: Keras ignores regularizers added to a traced train
@@ -158,6 +166,8 @@ def compile_model(model: keras.Model, steps: int) -> None:
         momentum=FLAGS.momentum,
         nesterov=FLAGS.nesterov,
         global_clipnorm=FLAGS.global_clipnorm,
+        weight_decay=FLAGS.weight_decay,
+        decay=decay,
     )
     model.compile(
         optimizer=optimizer,
@@ -202,7 +212,10 @@ def fit(
 
 
 def make_metrics(
-    run: Run, progress: Progress, images: data.ImageData, plan: keras_gamma.GammaPlan
+    run: Run,
+    progress: Progress,
+    images: data.ImageData,
+    plan: keras_gamma.GammaPlan | keras_gamma.DecayPlan,
 ) -> dict[str, Any]:
     """Collects what `metrics.json` holds.
 
