@@ -10,12 +10,13 @@ _EXPECTED = (
 )
 
 
-def specs_from(inputs):
+def specs_from(inputs, name="input"):
     """Turns what a user may pass as `inputs` into a structure of `keras.KerasTensor`.
 
     Args:
         inputs: a shape (batch first), a `KerasTensor`, an `InputSpec`, an array or tensor,
             `None` for an argument left out, or a list, tuple or dict of these.
+        name: string, what to call it in reasons.
 
     Returns:
         The same structure, of `KerasTensor`s and `None`s.
@@ -26,19 +27,19 @@ def specs_from(inputs):
     if inputs is None or isinstance(inputs, keras.KerasTensor):
         return inputs
     if isinstance(inputs, dict):
-        return {name: specs_from(value) for name, value in inputs.items()}
+        return {key: specs_from(value, str(key)) for key, value in inputs.items()}
     if isinstance(inputs, (list, tuple)):
         if inputs and all(d is None or _is_size(d) for d in inputs):
-            return keras.KerasTensor(tuple(inputs))
+            return keras.KerasTensor(tuple(inputs), name=name)
         if not inputs or any(_is_size(d) for d in inputs):
             raise ValueError(f"{_EXPECTED}. Received: inputs={inputs!r}")
-        return type(inputs)(specs_from(value) for value in inputs)
+        return type(inputs)(specs_from(value, f"{name}_{i}") for i, value in enumerate(inputs))
     shape, dtype = getattr(inputs, "shape", None), getattr(inputs, "dtype", None)
     if shape is None:
         raise ValueError(
             f"{_EXPECTED}. Received: inputs={inputs!r} (of type {type(inputs).__name__})"
         )
-    return keras.KerasTensor(tuple(shape), dtype=_dtype(dtype))
+    return keras.KerasTensor(tuple(shape), dtype=_dtype(dtype), name=name)
 
 
 def _is_size(value):

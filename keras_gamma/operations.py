@@ -96,6 +96,14 @@ def kind_of_operation(operation):
     return KINDS.get(name, Kind.OPAQUE)
 
 
+def is_map(operation):
+    """Whether `operation` runs one function on each slice along the first axis."""
+    return _keras.is_operation_class_of_keras(operation) and type(operation).__name__ in (
+        "Map",
+        "VectorizedMap",
+    )
+
+
 def is_homogeneous(operation):
     """Whether a nonlinear operation passes a positive factor through."""
     if isinstance(operation, keras.Layer):
@@ -149,6 +157,7 @@ _LAYER_KINDS = {
     **dict.fromkeys(_layers("LeakyReLU PReLU ELU"), Kind.NONLINEAR),
     **dict.fromkeys(_layers("LSTM GRU SimpleRNN ConvLSTM1D ConvLSTM2D ConvLSTM3D"), Kind.NONLINEAR),
     **dict.fromkeys(_layers("Softmax"), Kind.SOFTMAX),
+    **dict.fromkeys(_layers("AdditiveAttention"), Kind.ATTENTION),
 }
 _ACTIVATED = _layers(
     "Dense Conv1D Conv2D Conv3D DepthwiseConv1D DepthwiseConv2D SeparableConv1D SeparableConv2D "

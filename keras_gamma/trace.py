@@ -199,6 +199,9 @@ class _Tracer:
             entry = self._entry(layer, args, kwargs)
             if entry is not None:
                 return self._on_normalization(layer, entry, args, kwargs)
+            if isinstance(layer, keras.layers.TimeDistributed):
+                # It calls `layer.layer.call`, past `__call__`, once for each step.
+                return self._slice_wise(layer.layer, args[0], axis=1)
             kind = operations.kind_of_layer(layer)
             if kind is not None:
                 outputs = self._infer(layer, args, kwargs)
@@ -218,7 +221,7 @@ class _Tracer:
         return outputs
 
     def _open(self, layer, args, kwargs):
-        before = len(self._nodes), len(self._calls), len(self._tensors_alive), dict(self._opaque)
+        before = self._mark()
         group = self._group
         if isinstance(layer, (keras.layers.Add, keras.layers.Subtract, keras.layers.Average)):
             self._sum_layers += 1
@@ -254,8 +257,20 @@ class _Tracer:
     def _on_operation(self, operation, args, kwargs):
         kind = operations.kind_of_operation(operation)
         if kind is Kind.OPAQUE and not _keras.is_operation_class_of_keras(operation):
-            with contextlib.suppress(Exception):  # An operation of the user's: try to open it.
-                return operation.call(*args, **kwargs)
+            before = self._mark()
+            try:
+                return operation.call(*args, **kwargs)  # An operation of the user's: open it.
+            except Exception:
+                self._forget_since(*before)
+        if operations.is_map(operation):
+            mapped = inspect.signature(operation.call).bind(*args, **kwargs).arguments
+            function = mapped.pop("f", None) or operation.function
+            (tensors,) = mapped.values()
+            before = self._mark()
+            try:
+                return self._slice_wise(function, tensors, axis=0)
+            except Exception:  # The function cannot be opened, so the operation stays closed.
+                self._forget_since(*before)
         outputs = self._infer(operation, args, kwargs)
         if kind is Kind.NORM:
             self._note_scale_of(operation, args, kwargs)
@@ -264,6 +279,24 @@ class _Tracer:
             label = f"{self._label(operation)!r}, an unknown operation ({type(operation).__name__})"
         self._record(operation, kind, args, kwargs, outputs, label)
         return outputs
+
+    def _slice_wise(self, function, tensors, axis):
+        """Runs `function` on one slice of `tensors` along `axis`: it does the same to each."""
+        size = _keras_tensors(tensors)[0].shape[axis]
+        slices = tree.map_structure(
+            lambda t: self._view(t, (*t.shape[:axis], *t.shape[axis + 1 :])), tensors
+        )
+        return tree.map_structure(
+            lambda t: self._view(t, (*t.shape[:axis], size, *t.shape[axis:])), function(slices)
+        )
+
+    def _view(self, tensor, shape):
+        view = keras.KerasTensor(shape, dtype=tensor.dtype)
+        number = self._number_of(tensor)
+        if number is not None:
+            number = self._write(Kind.IDENTITY, (number,), self._label())
+        self._assign(view, number)
+        return view
 
     def _note_scale_of(self, operation, args, kwargs):
         """`ops.layer_normalization(x, self.gain)` in a layer's own `call`: a γ like any other."""
@@ -315,7 +348,7 @@ class _Tracer:
             return
         numbers = [self._number[id(t)] for t in data]
         if kind is Kind.ATTENTION:
-            kind, numbers = self._split_attention(args, numbers)
+            kind, numbers = self._split_attention(operation, args, numbers)
         kind = _refine(kind, data, numbers, args)
         # What joins several tensors (a concatenation) scales with all of them, not with one.
         homogeneous = len(set(numbers)) < 2
@@ -326,9 +359,11 @@ class _Tracer:
         for tensor in _keras_tensors(outputs):
             self._assign(tensor, self._write(kind, numbers, label, homogeneous, group))
 
-    def _split_attention(self, args, numbers):
+    def _split_attention(self, operation, args, numbers):
         """Puts the value last; all other operands only decide how values are weighed."""
-        value = self._number_of(args[2]) if len(args) > 2 else None
+        # `AdditiveAttention([query, value, key])`, but `dot_product_attention(query, key, value)`.
+        operands, place = (args[0], 1) if isinstance(operation, keras.Layer) else (args, 2)
+        value = self._number_of(operands[place]) if len(operands) > place else None
         if value is None:
             return Kind.OPAQUE, numbers
         others = list(numbers)
@@ -345,6 +380,10 @@ class _Tracer:
 
     def _number_of(self, tensor):
         return self._number.get(id(tensor))
+
+    def _mark(self):
+        """How far the trace has come, for `_forget_since`."""
+        return len(self._nodes), len(self._calls), len(self._tensors_alive), dict(self._opaque)
 
     def _forget_since(self, nodes, calls, tensors, opaque):
         del self._nodes[nodes:]
