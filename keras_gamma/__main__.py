@@ -191,18 +191,17 @@ def _save(model, plan, output):
     try:
         model.save(partial)
         kept = len(keras.models.load_model(partial).losses)
+        if kept < len(model.losses):
+            raise _Failure(
+                f"{type(model).__name__} does not save regularizers: {kept} of "
+                f"{len(model.losses)} would be left in {output}, so it was not written. Keep the "
+                "plan (GammaPlan.save), and after loading the model call plan.apply(model)."
+            )
         os.replace(partial, output)
     except OSError as error:
         raise _Failure(f"{output} could not be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
-    if kept < len(model.losses):
-        print(
-            f"keras_gamma: warning: the class {type(model).__name__} does not save regularizers: "
-            f"{output} holds {kept} of {len(model.losses)}. Keep the plan (--json) and, after "
-            "loading, call keras_gamma.GammaPlan.load(...).apply(model).",
-            file=sys.stderr,
-        )
 
 
 def _roles_as_json(report):

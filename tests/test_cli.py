@@ -141,6 +141,22 @@ def test_bad_strength(saved, tmp_path, capsys):
     assert not output.exists()
 
 
+def test_a_model_that_does_not_save_regularizers_is_not_written(tmp_path, capsys):
+    keras_hub = pytest.importorskip("keras_hub")
+    path, output = tmp_path / "bert.keras", tmp_path / "out.keras"
+    keras_hub.models.BertBackbone(
+        vocabulary_size=10,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=8,
+        max_sequence_length=16,
+    ).save(path)
+    args = ("--apply", "--l2=1", "--guidelines=all", f"--output={output}")
+    assert "BertBackbone does not save regularizers: 0 of 3" in one_clear_line(capsys, path, *args)
+    assert [p.name for p in tmp_path.iterdir()] == ["bert.keras"]
+
+
 def test_as_a_module(saved):
     done = subprocess.run(
         [sys.executable, "-m", "keras_gamma", saved],
