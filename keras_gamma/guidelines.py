@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 from keras_gamma.roles import Role
 
@@ -26,7 +27,8 @@ class Guidelines:
         other: bool or float ≥ 0.
 
     Raises:
-        ValueError: for a factor that is negative, NaN, infinite, or not a number.
+        ValueError: for an unknown role, or a factor that is negative, NaN, infinite, or not a
+            number.
 
     Example:
 
@@ -47,11 +49,19 @@ class Guidelines:
     trunk: bool | float = False
     other: bool | float = False
 
+    def __new__(cls, *args, **factors):
+        unknown = [name for name in factors if name not in list(Role)]
+        if unknown:
+            raise ValueError(f"Unknown role {unknown[0]!r}. Roles are: {', '.join(Role)}.")
+        return super().__new__(cls)
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            valid = isinstance(value, (bool, int, float)) and math.isfinite(value) and value >= 0
-            if not valid:
+            if isinstance(value, numbers.Real) and not isinstance(value, (bool, int)):
+                value = float(value)  # NumPy's numbers, too, which JSON does not know.
+                object.__setattr__(self, field.name, value)
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
                 raise ValueError(
                     f"Guidelines: `{field.name}` must be True, False or a finite factor ≥ 0. "
                     f"Received: {value!r}"

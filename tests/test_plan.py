@@ -333,7 +333,8 @@ def test_a_plan_of_another_model():
         (lambda c: c["entries"].append(dict(c["entries"][0])), "Twice: stem/gamma"),
         (lambda c: c["entries"].__setitem__(0, 7), "entry 0 is not an object"),
         (lambda c: c.pop("entries"), "Malformed"),
-        (lambda c: c.update(guidelines={"stem": 1}), "Malformed"),
+        (lambda c: c.update(guidelines={"stem": 1}), "Unknown role 'stem'"),
+        (lambda c: c.update(guidelines=[1]), "Malformed"),
         (lambda c: c.update(l2="much"), "l2"),
     ],
 )
@@ -400,7 +401,22 @@ def test_guidelines_that_make_no_sense(text):
         Guidelines.parse(text)
 
 
+@pytest.mark.parametrize("factor", [-1, float("nan"), float("inf"), "1", None, [1], 1j])
+def test_factors_that_make_no_sense(factor):
+    with pytest.raises(ValueError, match="`trunk` must be"):
+        Guidelines(trunk=factor)
+
+
+def test_numpy_factors():
+    guidelines = Guidelines(trunk=np.float32(0.5), interior=np.int64(2))
+    assert (guidelines.factor("trunk"), guidelines.factor("interior")) == (0.5, 2.0)
+    plan = apply_guidelines(block(), l2=0.25, guidelines=guidelines)
+    assert GammaPlan.from_json(plan.to_json()) == plan
+
+
 def test_unknown_role():
+    with pytest.raises(ValueError, match=r"Unknown role 'stem'. Roles are: residual_last"):
+        Guidelines(stem=True)
     with pytest.raises(ValueError, match=r"Unknown role 'stem'. Roles are: residual_last"):
         Guidelines().factor("stem")
 
