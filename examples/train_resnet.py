@@ -59,6 +59,8 @@ SETTINGS = flags_common.define_training_flags(
     weight_decay=5e-4,
 ) + flags_common.define_image_flags(dataset="digits", model="resnet14_v1", width=24)
 
+flags.adopt_module_key_flags(flags_common)  # --help lists them
+
 _PACKAGES = ("keras_gamma", "keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 
 

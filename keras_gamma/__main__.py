@@ -124,7 +124,8 @@ def _shape(words):
 
 
 def _help():
-    return f"{__doc__.strip()}\n\nFlags:\n{_FLAGS.get_help()}"
+    _, _, listed = _FLAGS.get_help().partition(":\n")  # absl heads the list with a file's path.
+    return f"{__doc__.strip()}\n\nFlags:\n{listed}"
 
 
 def _run(path, inputs):

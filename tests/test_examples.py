@@ -461,6 +461,13 @@ def test_wrong_flags_are_refused(flag):
             train_resnet.FLAGS(["train_resnet", flag])
 
 
+def test_help_lists_the_flags():
+    script = str(ROOT / "examples" / "train_resnet.py")
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    for flag in ("--dataset", "--model", "--guidelines", "--[no]resume", "--decay"):
+        assert flag in done.stdout
+
+
 def test_errors_are_one_line_and_a_nonzero_exit(tmp_path):
     script = str(ROOT / "examples" / "train_resnet.py")
     done = subprocess.run(
