@@ -189,6 +189,9 @@ def _decide(variable, gamma, of_norm, guidelines, biases, betas):
         # A shared layer has a role per call: the strictest counts.
         factor = min(guidelines.factor(call.role) for call in gamma.calls)
         reason = gamma.reason
+        if factor and gamma.neutral is None:
+            factor = 0.0
+            reason += " How its scale is stored is not known: register_normalization tells."
         if factor and gamma.neutral == 0.0:
             # Decay would pull the stored scale to 0, which is γ = 1: not what the role asks for.
             factor = 0.0

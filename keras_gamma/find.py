@@ -25,7 +25,8 @@ class GammaRole:
             calls' roles, one that the default guidelines withhold first.
         reason: string, one plain sentence.
         calls: tuple of `Verdict(role, reason)`, one for each call of the layer.
-        neutral: 1.0, or 0.0 where the layer multiplies by `1 + variable`.
+        neutral: 1.0, or 0.0 where the layer multiplies by `1 + variable`, or `None` where it
+            is not known.
     """
 
     path: str
@@ -35,7 +36,7 @@ class GammaRole:
     role: Role
     reason: str
     calls: tuple[Verdict, ...]
-    neutral: float = 1.0
+    neutral: float | None = 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -25,12 +25,12 @@ class Normalization:
             the class has no scale at all.
         neutral: float. The stored value at which the layer does not scale: 1.0 where
             the output is multiplied by the variable, 0.0 where it is multiplied by
-            `1 + variable` (Gemma).
+            `1 + variable` (Gemma), `None` where it is not known.
     """
 
     kind: str
     scale: str | None = "gamma"
-    neutral: float = 1.0
+    neutral: float | None = 1.0
 
     def variable(self, layer):
         """The scale variable of `layer`, or `None` (`scale=False`, say)."""
@@ -220,6 +220,7 @@ def _takes_training(layer):
 def unverified(layer):
     """The entry for a layer that looks like a normalization but was never called.
 
-    Its parametrization is not known, so nothing may be decided from it but `other`.
+    Whether it multiplies by γ or by 1 + γ is not known, so no penalty may be put on it.
     """
-    return Normalization(kind_from_name(type(layer)), next(iter(_scale_candidates(layer)), None))
+    scale = next(iter(_scale_candidates(layer)), None)
+    return Normalization(kind_from_name(type(layer)), scale, neutral=None)

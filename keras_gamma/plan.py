@@ -37,7 +37,7 @@ class PlanEntry:
         decision: a `Decision`.
         strength: float, the `l2` of the penalty `l2 · Σγ²`; 0.0 if nothing is applied.
         reason: string, one plain sentence, or two.
-        neutral: 1.0, or 0.0 where the layer stores γ − 1.
+        neutral: 1.0, or 0.0 where the layer stores γ − 1, or `None` where it is not known.
     """
 
     path: str
@@ -46,7 +46,7 @@ class PlanEntry:
     decision: Decision
     strength: float
     reason: str
-    neutral: float = 1.0
+    neutral: float | None = 1.0
 
 
 def check_strength(name, value):
@@ -105,6 +105,9 @@ def decide(roles, guidelines, l2):
         strength, reason = factor * l2, gamma.reason
         if not gamma.variable.trainable:
             strength, reason = 0.0, f"Frozen (trainable=False): no penalty. {reason}"
+        elif strength and gamma.neutral is None:
+            strength = 0.0
+            reason += " How its scale is stored is not known: register_normalization tells."
         elif strength and gamma.neutral == 0.0:
             reason += " The layer multiplies by γ = 1 + variable; the penalty is on 1 + variable."
         decision = Decision.APPLY if strength > 0 else Decision.WITHHOLD
@@ -389,9 +392,11 @@ def _read_entry(number, content):
             f"{', '.join(Decision)}."
         ) from None
     content["strength"] = check_strength(f"strength of {content['path']}", content["strength"])
-    if content["neutral"] not in (0, 1) or not isinstance(content["path"], str):
+    if content["neutral"] not in (0, 1, None) or not isinstance(content["path"], str):
         raise ValueError(f"{where} has an invalid path or neutral value: {content!r}")
     applies = content["decision"] is Decision.APPLY
+    if applies and content["neutral"] is None:
+        raise ValueError(f"{where} ({content['path']!r}) applies a penalty to an unknown scale.")
     if applies != (content["strength"] > 0):
         raise ValueError(
             f"{where} ({content['path']!r}) has decision {content['decision']} but strength "

@@ -244,6 +244,31 @@ def test_one_plus_scale_is_penalized_as_gamma():
     assert isinstance(model.layers[1].scale.regularizer, UnitOffsetL2)
 
 
+def test_a_scale_of_unknown_storage_gets_no_penalty():
+    """In a closed part, nobody can say whether a foreign norm multiplies by γ or by 1 + γ."""
+
+    class Closed(layers.Layer):
+        def build(self, shape):
+            self.norm = OneplusNorm(name="norm")
+            self.norm.build(shape)
+            self.bn = layers.BatchNormalization(name="bn")
+            self.bn.build(shape)
+
+        def call(self, x):
+            if isinstance(x, keras.KerasTensor):
+                raise TypeError("no symbols here")
+            return self.bn(self.norm(x))
+
+    x = keras.Input((4,))
+    model = keras.Model(x, Closed(name="closed")(x))
+    plan = apply_guidelines(model, l2=0.25, guidelines="all")
+    assert {e.path: (str(e.role), e.strength) for e in plan} == {
+        "closed/norm/scale": ("other", 0.0),
+        "closed/bn/gamma": ("other", 0.25),
+    }
+    assert GammaPlan.from_json(plan.to_json()) == plan
+
+
 def test_rms_normalization_without_a_regularizer_argument():
     model = keras.Sequential([keras.Input((4,)), layers.RMSNormalization(name="rms")])
     plan = apply_guidelines(model, l2=0.25, guidelines="all")
