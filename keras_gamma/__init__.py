@@ -25,6 +25,7 @@ if typing.TYPE_CHECKING:
     from keras_gamma.plan import GammaPlan as GammaPlan
     from keras_gamma.plan import PlanEntry as PlanEntry
     from keras_gamma.roles import Role as Role
+    from keras_gamma.storage import load_model as load_model
 
 _HOMES = {
     "DecayEntry": "decoupled",
@@ -39,6 +40,7 @@ _HOMES = {
     "apply_guidelines": "coupled",
     "exclude_from_weight_decay": "decoupled",
     "find_roles": "find",
+    "load_model": "storage",
     "plan_weight_decay": "decoupled",
     "register_normalization": "norms",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "apply_guidelines",
     "exclude_from_weight_decay",
     "find_roles",
+    "load_model",
     "optimizers",
     "plan_weight_decay",
     "register_normalization",

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 import zipfile
 
 from absl import flags
@@ -147,12 +148,12 @@ def _run(path, inputs):
         )
     except (TypeError, ValueError) as error:
         raise _Failure(" ".join(str(error).split())) from error
-    _save(model, plan, _OUTPUT.value)
+    _save(model, _OUTPUT.value)
     return plan.to_json() if _JSON.value else f"{plan}\nWritten to {_OUTPUT.value}"
 
 
 def _load(path):
-    import keras
+    import keras_gamma
 
     if not os.path.isfile(path):
         raise _Failure(f"No such file: {path}")
@@ -162,7 +163,7 @@ def _load(path):
             "model.save('NAME.keras')."
         )
     try:
-        return keras.models.load_model(path, compile=True)
+        return keras_gamma.load_model(path)
     except Exception as error:
         text = " ".join(str(error).split())
         if "unsafe" in text.lower() or "safe_mode" in text:
@@ -181,17 +182,19 @@ def _load(path):
         ) from error
 
 
-def _save(model, plan, output):
+def _save(model, output):
     """Writes the model in one step, so that no half-written file bears its name."""
-    import keras
+    import keras_gamma
 
     output = pathlib.Path(output)
     if output.exists() and not _OVERWRITE.value:
         raise _Failure(f"{output} exists already; pass --overwrite to replace it.")
     partial = output.with_name(f".{output.stem}.partial.keras")
     try:
-        model.save(partial)
-        kept = len(keras.models.load_model(partial).losses)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.save(partial)
+        kept = len(keras_gamma.load_model(partial).losses)
         if kept < len(model.losses):
             raise _Failure(
                 f"{type(model).__name__} does not save regularizers: {kept} of "
@@ -199,6 +202,8 @@ def _save(model, plan, output):
                 "plan (GammaPlan.save), and after loading the model call plan.apply(model)."
             )
         os.replace(partial, output)
+        for warning in caught:
+            print(f"keras_gamma: {warning.message}", file=sys.stderr)
     except OSError as error:
         raise _Failure(f"{output} could not be written: {error}") from error
     finally:

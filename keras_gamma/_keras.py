@@ -20,8 +20,12 @@ Used here, and why there is no public way:
   replaced, but neither read nor extended, and knows no strength per variable.
 * `keras.src.backend.common.global_state`: the counters behind automatic names, so that a trace
   does not change the names of layers that are made after it.
+* `Variable._path`, `Optimizer._var_key`: to try an optimizer on small stand-ins for variables.
+* `_list_all_concrete_functions` of TensorFlow's functions: the training steps that were traced
+  already, which `fit` will run again whatever has been set since.
 """
 
+import collections
 import contextlib
 import threading
 
@@ -166,7 +170,16 @@ def _loss_collections(layer):
 
 def is_decayed(optimizer, variable):
     """What `optimizer` itself says: whether its weight decay acts on `variable`."""
-    return bool(optimizer._use_weight_decay(variable))
+    return bool(optimizer._use_weight_decay(_as_in_a_step(variable)))
+
+
+def _as_in_a_step(variable):
+    """What an optimizer's step matches its name patterns against: on TensorFlow, the raw variable.
+
+    Keras' is called `gamma`, TensorFlow's `bn/gamma:0`.
+    """
+    raw = keras.backend.backend() == "tensorflow" and isinstance(variable, keras.Variable)
+    return variable.value if raw else variable
 
 
 def exclude(optimizer, variables):
@@ -192,6 +205,105 @@ def path_of(optimizer, variable):
     if isinstance(variable, keras.Variable):
         return variable.path
     return next(v.path for v in optimizer._trainable_variables if v.value is variable)
+
+
+def stand_in(variable, shape, value):
+    """A new variable of another shape that has the name and path of `variable`."""
+    new = keras.Variable(
+        keras.ops.full(shape, value, dtype="float32"), trainable=True, name=variable.name
+    )
+    new._path = variable.path
+    return new
+
+
+def copy_exclusions(source, target, pairs):
+    """Excludes on `target` what `source` excludes; `pairs` are of their variables."""
+    pairs = list(pairs)
+    cache = getattr(source, "_exclude_from_weight_decay_cache", None)
+    before = None if cache is None else dict(cache)
+    spared = [new for old, new in pairs if not is_decayed(source, old)]
+    if before is None:
+        vars(source).pop("_exclude_from_weight_decay_cache", None)
+    else:
+        source._exclude_from_weight_decay_cache = before
+    if spared:
+        target.exclude_from_weight_decay(var_list=spared)
+
+
+class TracedStep:
+    """A training step that TensorFlow has traced: what it does to which variable.
+
+    Args:
+        uses: dict from the path of each trainable variable to a `Counter` of the types of the
+            graph's operations that take it.
+        constants: `Counter` of the constants in the graph.
+    """
+
+    def __init__(self, model, concrete):
+        self.signature = concrete.structured_input_signature[0]
+        graph = concrete.graph
+        definition = graph.as_graph_def()
+        nodes = [*definition.node]
+        for function in definition.library.function:
+            nodes.extend(function.node_def)
+        self.constants = collections.Counter(
+            node.attr["value"].SerializeToString() for node in nodes if node.op == "Const"
+        )
+        paths = {}
+        for variable in model.trainable_variables:
+            raw = variable.value
+            for replica in getattr(raw, "values", (raw,)):
+                paths[id(replica.handle)] = variable.path
+        inside = {id(i): paths[id(o)] for o, i in graph.captures if id(o) in paths}
+        self.uses: dict = {path: collections.Counter() for path in paths.values()}
+        for operation in graph.get_operations():
+            for tensor in operation.inputs:
+                if id(tensor) in inside:
+                    self.uses[inside[id(tensor)]][operation.type] += 1
+
+
+def traced_steps(model):
+    """The training steps that `fit` has traced for `model` and will run again.
+
+    Returns:
+        A list of `(TracedStep, TracedStep)`: as traced, and as it would be traced now. `None`
+        if a step may have been compiled, but the backend does not let it be seen.
+    """
+    if getattr(model, "train_function", None) is None or model.run_eagerly:
+        return []
+    if keras.backend.backend() == "torch" and not model.jit_compile:
+        return []
+    if keras.backend.backend() != "tensorflow":
+        return None
+    functions = list(_traceable_functions(model.train_function))
+    if not functions:
+        return None
+    kept, steps = model.train_function, []
+    try:
+        # The first fetches a batch (or several), the second is the step on it.
+        for concrete in functions[:2][-1]._list_all_concrete_functions():
+            old = TracedStep(model, concrete)
+            model.make_train_function(force=True)
+            fresh = list(_traceable_functions(model.train_function))[:2][-1]
+            steps.append((old, TracedStep(model, fresh.get_concrete_function(*old.signature))))
+    finally:
+        model.train_function = kept
+    return steps
+
+
+def _traceable_functions(function, seen=None):
+    """TensorFlow's functions in the closure of `function`, outer ones first."""
+    seen = set() if seen is None else seen
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    if hasattr(function, "_list_all_concrete_functions"):
+        yield function
+        function = function.python_function
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # An empty cell.
+            if callable(cell.cell_contents):
+                yield from _traceable_functions(cell.cell_contents, seen)
 
 
 class WeightDecayHook:

@@ -8,7 +8,7 @@ import warnings
 
 import keras
 
-from keras_gamma import _keras, regularize, report
+from keras_gamma import _keras, paths, record, regularize, report
 from keras_gamma._version import __version__
 from keras_gamma.find import find_roles
 from keras_gamma.guidelines import Guidelines
@@ -40,6 +40,9 @@ class DecayEntry:
         return self.factor > 0
 
 
+_FORMAT = "keras_gamma.decay_plan"
+
+
 class DecayPlan(collections.abc.Sequence):
     """What weight decay does to every trainable variable of a model. Printed, it is a table.
 
@@ -60,14 +63,93 @@ class DecayPlan(collections.abc.Sequence):
     def __len__(self):
         return len(self._entries)
 
+    def __eq__(self, other):
+        if not isinstance(other, DecayPlan):
+            return NotImplemented
+        return (self._entries, self.guidelines, self.weight_decay) == (
+            other._entries,
+            other.guidelines,
+            other.weight_decay,
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
     def factors(self):
         """Path -> factor, for the optimizers of `keras_gamma.optimizers`."""
         return {entry.path: entry.factor for entry in self}
 
+    def changed(self, optimizer, model):
+        """The paths of the trainable variables that the optimizer treats otherwise by now.
+
+        Args:
+            optimizer: the optimizer that the plan was put onto.
+            model: the `keras.Model` it was made for.
+        """
+        if hasattr(optimizer, "set_decay"):
+            return [] if optimizer.decay == self.factors() else [entry.path for entry in self]
+        decayed = {entry.path: entry.decayed for entry in self}
+        return [
+            variable.path
+            for variable in model.trainable_variables
+            if _keras.is_decayed(optimizer, variable) != decayed.get(variable.path)
+        ]
+
+    def apply(self, optimizer, model):
+        """Puts this plan onto an optimizer: for a model that was rebuilt or reloaded.
+
+        Args:
+            optimizer: as for `exclude_from_weight_decay`.
+            model: a `keras.Model` with the variables that the plan names.
+
+        Returns:
+            The `DecayPlan` that was read back from the optimizer.
+
+        Raises:
+            ValueError: if the plan does not name every trainable variable of `model`, and for
+                what `exclude_from_weight_decay` refuses. Nothing is changed then.
+        """
+        present = [variable.path for variable in model.trainable_variables]
+        found, missing = paths.match(present, [entry.path for entry in self])
+        absent = sorted({entry.path for entry in self} - set(found.values()))
+        if missing or absent:
+            parts = [f"missing in the model: {', '.join(absent)}"] if absent else []
+            parts += [f"new in the model: {', '.join(missing)}"] if missing else []
+            raise ValueError(
+                f"The plan does not fit model {model.name!r}; {'; '.join(parts)}. Nothing was "
+                "changed. Call exclude_from_weight_decay on this model instead."
+            )
+        entries = {entry.path: entry for entry in self}
+        renamed = [dataclasses.replace(entries[found[path]], path=path) for path in present]
+        return _put(DecayPlan(renamed, self.guidelines), optimizer, model)
+
+    @classmethod
+    def from_json(cls, text):
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: if `text` is not such a plan.
+        """
+        try:
+            content = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Not a decay plan: this is not JSON ({error}).") from None
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise ValueError(
+                f'Not a decay plan: expected a JSON object with "format": "{_FORMAT}".'
+            )
+        try:
+            entries = [_read_entry(number, e) for number, e in enumerate(content["entries"])]
+            strength = content["weight_decay"]
+            if strength not in (None, "?"):
+                strength = check_strength("weight_decay", strength)
+            return cls(entries, Guidelines(**content["guidelines"]), strength)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"Malformed decay plan: {type(error).__name__}: {error}") from None
+
     def to_json(self):
-        """The plan as a JSON text, for records."""
+        """The plan as a JSON text that `from_json` reads back to an equal plan."""
         content = {
-            "format": "keras_gamma.decay_plan",
+            "format": _FORMAT,
             "keras_gamma": __version__,
             "guidelines": dataclasses.asdict(self.guidelines),
             "weight_decay": self.weight_decay,
@@ -256,10 +338,16 @@ def exclude_from_weight_decay(
     >>> [e.path for e in plan if e.decayed]
     ['fc/kernel']
     """
-    inner = unwrap(optimizer)
+    unwrap(optimizer)  # A wrong optimizer is an error before the model is looked at.
     plan = plan_weight_decay(
         model, guidelines=guidelines, biases=biases, betas=betas, names=names, inputs=inputs
     )
+    return _put(plan, optimizer, model)
+
+
+def _put(plan, optimizer, model):
+    """Puts `plan` onto `optimizer`, after checking that it can be; returns what is in force."""
+    inner = unwrap(optimizer)
     variables = {variable.path: variable for variable in model.trainable_variables}
     if len(variables) < len(plan):
         raise ValueError(
@@ -284,9 +372,11 @@ def exclude_from_weight_decay(
         warnings.warn(
             f"{type(inner).__name__} has weight_decay=None: nothing decays, and there is nothing "
             "to exclude from. Give it a weight_decay.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return _read_back(plan, variables, inner)
+    plan = _read_back(plan, variables, inner)
+    record.attach(model).remember_decoupled(plan, inner)
+    return plan
 
 
 def unwrap(optimizer):
@@ -356,3 +446,19 @@ def _read_back(plan, variables, inner):
         plan.guidelines,
         None if weight_decay is None else check_strength("weight_decay", weight_decay),
     )
+
+
+def _read_entry(number, content):
+    where = f"Malformed decay plan: entry {number}"
+    expected = {field.name for field in dataclasses.fields(DecayEntry)}
+    if not isinstance(content, dict) or set(content) != expected:
+        raise ValueError(f"{where} must have the keys {', '.join(sorted(expected))}: {content!r}")
+    content = dict(content)
+    try:
+        content["role"] = None if content["role"] is None else Role(content["role"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}. Roles are: {', '.join(Role)}.") from None
+    if not isinstance(content["path"], str):
+        raise ValueError(f"{where} has no path: {content!r}")
+    content["factor"] = check_strength(f"factor of {content['path']}", content["factor"])
+    return DecayEntry(**content)

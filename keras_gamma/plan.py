@@ -9,7 +9,7 @@ import pathlib
 
 import keras
 
-from keras_gamma import paths, regularize, report
+from keras_gamma import paths, record, regularize, report
 from keras_gamma._version import __version__
 from keras_gamma.guidelines import Guidelines
 from keras_gamma.roles import Role
@@ -316,6 +316,9 @@ class GammaPlan(collections.abc.Sequence):
                 "For a reloaded model call plan.apply(model) first, then plan.remove()."
             )
         regularize.take_back(self._model, self._undos)
+        kept = record.of(self._model)
+        if kept is not None and kept.coupled is self:
+            kept.remember_coupled(None)
         self._model, self._undos = None, ()
 
     def put(self, model, slots, overwrite=False):
@@ -342,6 +345,24 @@ class GammaPlan(collections.abc.Sequence):
         changes = [regularize.Change(slot, _regularizer(entry)) for entry, slot in pairs]
         self._undos = regularize.apply_changes(model, changes)
         self._model = model
+        record.attach(model).remember_coupled(self)
+
+    def changed(self, model):
+        """The paths of the γ on `model` whose penalty is not the plan's any more.
+
+        Raises:
+            ValueError: if the plan does not fit `model`, which was changed itself.
+        """
+        return [
+            entry.path
+            for entry, slot in self._match(model)
+            if not regularize.is_in_place(slot, _regularizer(entry))
+        ]
+
+    def unsaved(self, model):
+        """How many of the penalties on `model` Keras' own `model.save` would leave out."""
+        slots = [slot for entry, slot in self._match(model) if entry.decision is Decision.APPLY]
+        return len(regularize.unsaved(model, slots))
 
     def _match(self, model):
         """Pairs of entry and slot for every γ of the plan."""

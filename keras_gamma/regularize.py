@@ -144,7 +144,7 @@ def apply_changes(model, changes):
         for change in changes:
             slot, current, before = change.slot, change.slot.get(), previous(change.slot)
             saved.append((slot, current))
-            if _is_in_place(slot, change.regularizer):
+            if is_in_place(slot, change.regularizer):
                 if is_ours(current[0]):
                     undos.append(Undo(slot, current[0], before))
                 continue
@@ -170,7 +170,8 @@ def take_back(model, undos):
     drop_traced_functions(model)
 
 
-def _is_in_place(slot, regularizer):
+def is_in_place(slot, regularizer):
+    """Whether just this regularizer, or none, stands in `slot` already."""
     of_variable, of_layer = slot.get()
     if regularizer is None:
         return of_variable is None and of_layer is None
@@ -214,3 +215,28 @@ def gamma_paths(model):
         if variable is not None and id(variable) in by_variable:
             paths.append(by_variable[id(variable)])
     return list(dict.fromkeys(paths))
+
+
+def unsaved(model, slots):
+    """Those of `slots` whose regularizer is not in the model's config, and so not in its archive.
+
+    A layer may have no argument for it (`RMSNormalization`), or sit in a model that is rebuilt
+    from a few numbers (the backbones of keras-cv and keras-hub).
+    """
+    kept = set(_regularizers_in(model.get_config()))
+    return [slot for slot in slots if (slot.layer.name, slot.attribute) not in kept]
+
+
+def _regularizers_in(config):
+    """Pairs of layer name and regularizer argument in a (nested) config."""
+    todo = [config]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            name = item.get("name")
+            for key, value in item.items():
+                if key.endswith("_regularizer") and value is not None:
+                    yield name, key
+            todo.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            todo.extend(item)

@@ -11,6 +11,7 @@ import keras
 import pytest
 from keras import layers
 
+import keras_gamma
 from keras_gamma.__main__ import main
 
 
@@ -141,7 +142,7 @@ def test_bad_strength(saved, tmp_path, capsys):
     assert not output.exists()
 
 
-def test_a_model_that_does_not_save_regularizers_is_not_written(tmp_path, capsys):
+def test_a_model_whose_config_drops_regularizers(tmp_path, capsys):
     keras_hub = pytest.importorskip("keras_hub")
     path, output = tmp_path / "bert.keras", tmp_path / "out.keras"
     keras_hub.models.BertBackbone(
@@ -152,9 +153,13 @@ def test_a_model_that_does_not_save_regularizers_is_not_written(tmp_path, capsys
         intermediate_dim=8,
         max_sequence_length=16,
     ).save(path)
-    args = ("--apply", "--l2=1", "--guidelines=all", f"--output={output}")
-    assert "BertBackbone does not save regularizers: 0 of 3" in one_clear_line(capsys, path, *args)
-    assert [p.name for p in tmp_path.iterdir()] == ["bert.keras"]
+    code, _, err = run(capsys, str(path), "--apply", "--l2=1", f"--output={output}",
+                       "--guidelines=all")  # fmt: skip
+    assert code == 0
+    assert "load this archive with keras_gamma.load_model" in err
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["bert.keras", "out.keras"]
+    assert keras.models.load_model(output).losses == []
+    assert [float(loss) for loss in keras_gamma.load_model(output).losses] == [8.0, 8.0, 8.0]
 
 
 def test_as_a_module(saved):

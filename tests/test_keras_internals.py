@@ -101,8 +101,8 @@ def test_no_private_name_outside_its_room():
 
 # From the bottom up: no module imports from one that stands further down.
 ORDER = (
-    "_version paths _quiet _keras norms graph operations trace inputs roles report find "
-    "guidelines regularize plan coupled decoupled optimizers"
+    "_version paths _quiet _keras record norms graph operations trace inputs roles report find "
+    "guidelines regularize plan coupled decoupled optimizers storage"
 ).split()
 
 
