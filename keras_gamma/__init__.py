@@ -11,6 +11,9 @@ from keras_gamma._version import __version__ as __version__
 
 if typing.TYPE_CHECKING:
     from keras_gamma import optimizers as optimizers
+    from keras_gamma.auditing import Audit as Audit
+    from keras_gamma.auditing import AuditEntry as AuditEntry
+    from keras_gamma.auditing import audit as audit
     from keras_gamma.coupled import apply_guidelines as apply_guidelines
     from keras_gamma.decoupled import DecayEntry as DecayEntry
     from keras_gamma.decoupled import DecayPlan as DecayPlan
@@ -28,6 +31,8 @@ if typing.TYPE_CHECKING:
     from keras_gamma.storage import load_model as load_model
 
 _HOMES = {
+    "Audit": "auditing",
+    "AuditEntry": "auditing",
     "DecayEntry": "decoupled",
     "DecayPlan": "decoupled",
     "Decision": "plan",
@@ -38,6 +43,7 @@ _HOMES = {
     "Role": "roles",
     "RoleReport": "find",
     "apply_guidelines": "coupled",
+    "audit": "auditing",
     "exclude_from_weight_decay": "decoupled",
     "find_roles": "find",
     "load_model": "storage",
@@ -48,6 +54,8 @@ _HOMES = {
 _MODULES = ("optimizers",)
 
 __all__ = [
+    "Audit",
+    "AuditEntry",
     "DecayEntry",
     "DecayPlan",
     "Decision",
@@ -58,6 +66,7 @@ __all__ = [
     "Role",
     "RoleReport",
     "apply_guidelines",
+    "audit",
     "exclude_from_weight_decay",
     "find_roles",
     "load_model",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -36,6 +37,7 @@ def test_private_names_are_where_we_expect_them():
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     assert optimizer._exclude_from_weight_decay == set()
     assert optimizer._exclude_from_weight_decay_pattern.pattern == "bias"
+    assert optimizer._var_key(keras.Variable(1.0)) is not None
     optimizer.build([keras.Variable(1.0)])
     assert len(optimizer._trainable_variables) == 1
     assert optimizer._use_weight_decay(optimizer._trainable_variables[0])
@@ -102,7 +104,7 @@ def test_no_private_name_outside_its_room():
 # From the bottom up: no module imports from one that stands further down.
 ORDER = (
     "_version paths _quiet _keras record norms graph operations trace inputs roles report find "
-    "guidelines regularize plan coupled decoupled optimizers storage"
+    "guidelines regularize plan coupled decoupled optimizers storage measure auditing"
 ).split()
 
 
@@ -135,3 +137,24 @@ def test_public_names():
 def test_importing_the_package_loads_no_backend():
     code = "import sys, keras_gamma; sys.exit('keras' in sys.modules or 'rich' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_stand_in_has_the_path_of_its_variable():
+    variable = layers.Dense(2, name="fc")
+    variable.build((None, 3))
+    new = _keras.stand_in(variable.kernel, (2, 2), 1.0)
+    assert (new.path, new.name, new.trainable) == ("fc/kernel", "kernel", True)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow shows steps")
+def test_a_traced_step_can_be_looked_at():
+    x = keras.Input((3,))
+    model = keras.Model(x, layers.Dense(1, name="fc")(x))
+    model.compile("sgd", "mse")
+    model.fit(np.ones((2, 3)), np.ones((2, 1)), verbose=0)
+    [*steps] = _keras.traced_steps(model)
+    assert steps
+    for old, new in steps:
+        assert set(old.uses) == {"fc/kernel", "fc/bias"}
+        assert old.uses["fc/kernel"]["MatMul"] + old.uses["fc/kernel"]["ReadVariableOp"] > 0
+        assert old.uses == new.uses

@@ -1,0 +1,322 @@
+"""`audit`: what really shrinks, measured, beside what was planned."""
+
+import collections
+import dataclasses
+import json
+import math
+
+import keras
+
+from keras_gamma import measure, paths, record, regularize, report
+from keras_gamma.decoupled import DecayPlan, plan_weight_decay, unwrap
+from keras_gamma.plan import Decision, GammaPlan
+from keras_gamma.roles import Role
+
+_TOLERANCE = 1e-3  # Relative; the measurement is one step in float32.
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditEntry:
+    """What shrinks one trainable variable, and what was planned for it.
+
+    Args:
+        path: string, the variable's path.
+        role: a `Role` where it is a γ of a plan, else `None`.
+        coupled: float, the gradient of the penalties on w where γ = 1: for L2 that is
+            `weight_decay` in torch's units, 2·l2 in Keras'.
+        decoupled: float, the share of w that the optimizer takes off at each step, divided by the
+            learning rate: Keras' `weight_decay` times the variable's factor. `None` if the model is
+            not compiled.
+        planned: string, what was planned; empty if no plan speaks of this variable.
+        problems: tuple of strings, each one disagreement; empty if all is as planned.
+    """
+
+    path: str
+    role: Role | None
+    coupled: float
+    decoupled: float | None
+    planned: str
+    problems: tuple[str, ...]
+
+
+class Audit(collections.abc.Sequence):
+    """What really shrinks in a model: a sequence of `AuditEntry`. Printed, it is a table.
+
+    Args:
+        entries: iterable of `AuditEntry`, one for each trainable variable.
+        problems: iterable of strings: disagreements that belong to no single variable.
+        notes: iterable of strings: what could not be checked.
+    """
+
+    def __init__(self, entries, problems=(), notes=()):
+        self._entries = tuple(entries)
+        self._problems = tuple(problems)
+        self.notes = tuple(notes)
+
+    def __getitem__(self, index):
+        return self._entries[index]
+
+    def __len__(self):
+        return len(self._entries)
+
+    @property
+    def disagreements(self):
+        """Every disagreement between the plan and the measurement: a list of sentences."""
+        named = [f"{entry.path}: {problem}" for entry in self for problem in entry.problems]
+        return named + list(self._problems)
+
+    @property
+    def ok(self):
+        """Whether there is no disagreement."""
+        return not self.disagreements
+
+    def summary(self):
+        """The counts, every disagreement, and what could not be checked, without the table."""
+        coupled = sum(entry.coupled != 0 for entry in self)
+        decoupled = sum(bool(entry.decoupled) for entry in self)
+        neither = sum(not entry.coupled and not entry.decoupled for entry in self)
+        found = self.disagreements
+        lines = [
+            f"{len(self)} trainable variables: {coupled} shrink by a penalty in the loss, "
+            f"{decoupled} by the optimizer's weight decay, {neither} by neither. "
+            + (f"{len(found)} disagreements:" if found else "No disagreement.")
+        ]
+        lines += [f"- {sentence}" for sentence in found]
+        lines += [f"Not checked: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def __str__(self):
+        rows = [
+            (
+                e.path,
+                e.role or "–",
+                f"{e.coupled:.4g}" if e.coupled else "–",
+                "?" if e.decoupled is None else f"{e.decoupled:.4g}" if e.decoupled else "–",
+                e.planned or "–",
+                "DISAGREES" if e.problems else "agrees" if e.planned else "–",
+            )
+            for e in self
+        ]
+        header = ("variable", "role", "coupled", "decoupled", "planned", "verdict")
+        return report.table(header, rows, self.summary())
+
+    def __repr__(self):
+        return f"<Audit of {len(self)} variables: {len(self.disagreements)} disagreements>"
+
+    def to_json(self):
+        """The audit as a JSON text, for records."""
+        content = {
+            "format": "keras_gamma.audit",
+            "ok": self.ok,
+            "disagreements": self.disagreements,
+            "notes": self.notes,
+            "entries": [dataclasses.asdict(entry) for entry in self],
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+def audit(model, plan=None, *, guidelines=None, inputs=None):
+    """Measures what really shrinks each trainable variable, and compares it with the plan.
+
+    Settings lie: an exclude list set on the outer of two optimizers, or lost by saving, or a
+    penalty added after the training step was traced, looks right and does nothing. So a copy of the
+    model's optimizer takes one step with gradients of zero on small stand-ins for the variables,
+    and another step is taken with the gradients of the penalties alone. The training step
+    that `fit` has traced before, if any, is compared with one traced now (TensorFlow; on
+    JAX it cannot be looked at, and the audit says so). The model is left as it was.
+
+    Args:
+        model: a built `keras.Model`, best compiled.
+        plan: what to compare with: a `GammaPlan`, a `DecayPlan`, or a list of both. By default,
+            the plans that were applied to the model (`apply_guidelines`,
+            `exclude_from_weight_decay`, the `decay` of an optimizer of `keras_gamma.optimizers`),
+            and if there are none, the guidelines: γ that they apply to should shrink, by
+            either means, and γ that they withhold should not.
+        guidelines: a `Guidelines`, or a string for it; used if there is no plan.
+        inputs: see `find_roles`; needed for subclassed models if there is no plan.
+
+    Returns:
+        An `Audit`. `audit.ok` is whether all is as planned; `audit.disagreements` names the rest.
+
+    Raises:
+        TypeError: if `model` is not a Keras model, or `plan` is not a plan.
+        ValueError: if the optimizer holds several others (`MultiOptimizer`).
+
+    Example:
+
+    >>> import keras, keras_gamma
+    >>> x = keras.Input((4,))
+    >>> y = keras.layers.LayerNormalization(name="ln")(x)
+    >>> model = keras.Model(x, keras.layers.Dense(1, name="out")(y))
+    >>> optimizer = keras.optimizers.AdamW(weight_decay=0.1)
+    >>> plan = keras_gamma.exclude_from_weight_decay(optimizer, model)
+    >>> model.compile(optimizer, "mse")
+    >>> keras_gamma.audit(model).ok
+    True
+    >>> model.compile(keras.optimizers.AdamW(weight_decay=0.1), "mse")  # A new one: no exclusions.
+    >>> keras_gamma.audit(model).disagreements[0]
+    'ln/gamma: weight decay takes off 0.1, but the plan says that it is not decayed'
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a Keras model. Received: {model!r} (of type {type(model)})")
+    optimizer = getattr(model, "optimizer", None)
+    inner = None if optimizer is None else unwrap(optimizer)
+    variables = model.trainable_variables
+    coupled = measure.pulls(variables)
+    decoupled = [None] * len(variables) if inner is None else measure.decays(inner, variables)
+    wanted, problems = _intentions(model, inner, plan, guidelines, inputs)
+    stale, steps_problems, notes = measure.check_step(model)
+    entries = []
+    for variable, pull, decay in zip(variables, coupled, decoupled, strict=True):
+        wish = wanted.get(id(variable), _Wish())
+        found = [*wish.disagreements(pull, decay)]
+        if id(variable) in stale:
+            found.append(
+                "the training step that fit has traced treats it otherwise than one traced now "
+                "would; call model.compile again"
+            )
+        entries.append(AuditEntry(variable.path, wish.role, pull, decay, wish.text(), tuple(found)))
+    if inner is None:
+        notes.append("weight decay by an optimizer, for the model is not compiled.")
+    return Audit(entries, problems + steps_problems, notes)
+
+
+# What is planned -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Wish:
+    """What one variable was planned to be shrunk by; `None`: no plan speaks of it."""
+
+    role: Role | None = None
+    is_gamma: bool = False
+    coupled: float | None = None
+    decoupled: float | None = None
+    shrinks: bool | None = None  # By whatever means.
+    unknown: bool = False
+
+    def text(self):
+        if self.unknown:
+            return "unknown to the plan"
+        if self.shrinks is not None:
+            return "shrinks" if self.shrinks else "does not shrink"
+        parts = []
+        if self.coupled is not None:
+            parts.append(f"coupled {self.coupled:.4g}" if self.coupled else "no penalty")
+        if self.decoupled is not None:
+            parts.append(f"decoupled {self.decoupled:.4g}" if self.decoupled else "not decayed")
+        return ", ".join(parts)
+
+    def disagreements(self, pull, decay):
+        if self.unknown:
+            yield "it is a γ that the plan does not know; apply the guidelines again"
+        if self.is_gamma and pull and decay:
+            yield (
+                f"counted twice: a penalty pulls with {pull:.4g}, and weight decay takes off "
+                f"{decay:.4g}"
+            )
+        if self.shrinks is not None and self.shrinks != bool(pull or decay):
+            how = f"coupled {pull:.4g}, decoupled {decay or 0:.4g}"
+            yield (
+                f"as {self.role} it should shrink by the guidelines, but nothing shrinks it"
+                if self.shrinks
+                else f"as {self.role} it should not shrink by the guidelines, but does ({how})"
+            )
+        if self.coupled is not None and not _close(pull, self.coupled):
+            says = f"it is {self.coupled:.4g}" if self.coupled else "there is none"
+            yield f"the penalty pulls with {pull:.4g}, but the plan says that {says}"
+        if self.decoupled is not None and decay is not None and not _close(decay, self.decoupled):
+            says = f"it is {self.decoupled:.4g}" if self.decoupled else "it is not decayed"
+            yield f"weight decay takes off {decay:.4g}, but the plan says that {says}"
+
+
+def _close(a, b):
+    return math.isclose(a, b, rel_tol=_TOLERANCE, abs_tol=1e-9)
+
+
+def _intentions(model, inner, plan, guidelines, inputs):
+    """`_Wish` by the id of each variable that is spoken of, and general disagreements."""
+    plans = _plans_of(model, plan)
+    strength = 0.0 if inner is None else inner.weight_decay or 0.0
+    if not any(isinstance(p, DecayPlan) for _, p in plans) and getattr(inner, "decay", None):
+        plans.append((model, _Factors(inner.decay)))
+    wanted: dict = collections.defaultdict(_Wish)
+    if not plans:
+        gammas = plan_weight_decay(model, guidelines=guidelines, inputs=inputs)
+        for variable, entry in zip(model.trainable_variables, gammas, strict=True):
+            if entry.kind == "γ":
+                wanted[id(variable)] = _Wish(entry.role, True, shrinks=_by_guidelines(entry))
+        return wanted, []
+    problems = []
+    for owner, one in plans:
+        present = {variable.path: variable for variable in owner.trainable_variables}
+        found, missing = paths.match([entry.path for entry in one], present)
+        problems += _missing(one, missing, owner)
+        for entry in one:
+            if entry.path in found:
+                wish = wanted[id(present[found[entry.path]])]
+                _add(wish, one, entry, strength)
+    for wish in wanted.values():
+        # A plan for one means has something to say on the other: γ are not to be counted twice.
+        if wish.is_gamma and wish.coupled is None and wish.decoupled:
+            wish.coupled = 0.0
+        if wish.is_gamma and wish.decoupled is None:
+            wish.decoupled = 0.0
+    by_path = {path: slot.variable for path, slot in regularize.slots(model).items()}
+    for path in regularize.gamma_paths(model):
+        variable = by_path[path]
+        if variable.trainable and id(variable) not in wanted:
+            wanted[id(variable)] = _Wish(is_gamma=True, unknown=True)
+    return wanted, problems
+
+
+class _Factors(tuple):
+    """An optimizer's own factors, in the shape of a `DecayPlan`."""
+
+    def __new__(cls, factors):
+        entry = collections.namedtuple("entry", "path role factor kind")
+        return super().__new__(cls, (entry(p, None, f, "") for p, f in factors.items()))
+
+
+def _by_guidelines(entry):
+    """Whether a γ is to shrink; one that cannot be decayed by an optimizer may do as it does."""
+    unsure = not entry.decayed and ("not known" in entry.reason or "1 + variable" in entry.reason)
+    return None if unsure else entry.decayed
+
+
+def _plans_of(model, plan):
+    """Pairs of a model and a plan for it."""
+    if plan is None:
+        found = []
+        for owner, kept in record.below(model):
+            found += [(owner, p) for p in (kept.coupled, kept.decoupled) if p is not None]
+        return found
+    given = plan if isinstance(plan, (list, tuple)) else [plan]
+    for one in given:
+        if not isinstance(one, (GammaPlan, DecayPlan)):
+            raise TypeError(
+                f"`plan` must be a GammaPlan, a DecayPlan, or a list. Received: {one!r}"
+            )
+    return [(model, one) for one in given]
+
+
+def _add(wish, plan, entry, strength):
+    if isinstance(plan, GammaPlan):
+        if entry.decision is not Decision.NONE:
+            wish.role, wish.is_gamma, wish.coupled = entry.role, True, 2 * entry.strength
+        return
+    wish.role = wish.role or entry.role
+    wish.is_gamma = wish.is_gamma or entry.kind == "γ"
+    wish.decoupled = entry.factor * strength
+
+
+def _missing(plan, missing, owner):
+    """Sentences on what a plan applies to, and what is not there."""
+    entries = {entry.path: entry for entry in plan}
+    for path in missing:
+        entry = entries[path]
+        if not isinstance(plan, GammaPlan) or entry.decision is Decision.APPLY:
+            yield (
+                f"{path}: the plan speaks of it, but it is no trainable variable of model "
+                f"{owner.name!r}"
+            )

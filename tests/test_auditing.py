@@ -1,0 +1,334 @@
+"""The audit: what it measures, and that it catches settings that look right and do nothing."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_gamma
+from keras_gamma import (
+    _keras,
+    apply_guidelines,
+    audit,
+    exclude_from_weight_decay,
+    plan_weight_decay,
+)
+
+OPTIMIZERS = ["AdadeltaW", "AdafactorW", "AdagradW", "AdamW", "AdamaxW", "LambW", "LionW",
+              "NadamW", "RMSpropW", "SGDW"]  # fmt: skip
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+def block(name="block"):
+    """ln (residual_last) -> fc -> join with x -> final (trunk) -> out."""
+    x = keras.Input((4,))
+    y = layers.LayerNormalization(name="ln")(x)
+    y = layers.Dense(4, activation="relu", name="fc")(y)
+    y = layers.LayerNormalization(name="final")(layers.Add(name="join")([x, y]))
+    return keras.Model(x, layers.Dense(2, name="out")(y), name=name)
+
+
+def adamw(**kwargs):
+    return keras.optimizers.AdamW(1e-3, weight_decay=0.05, **kwargs)
+
+
+def fit(model):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(16, 4)).astype("float32"), rng.normal(size=(16, 2)).astype("float32")
+    model.fit(x, y, verbose=0, batch_size=8)
+
+
+def coupled(found):
+    return {e.path: pytest.approx(e.coupled, rel=1e-4) for e in found if e.coupled}
+
+
+def decoupled(found):
+    return {e.path: pytest.approx(e.decoupled, rel=1e-4) for e in found if e.decoupled}
+
+
+def accused(found):
+    """The paths that some disagreement is about."""
+    return {e.path for e in found if e.problems}
+
+
+def state(model):
+    variables = [*model.variables, *(model.optimizer.variables if model.optimizer else [])]
+    return [keras.ops.convert_to_numpy(v).copy() for v in variables]
+
+
+# What it measures ----------------------------------------------------------------------------
+
+
+def test_penalties_are_in_torch_units():
+    model = block()
+    apply_guidelines(model, l2=0.25)
+    model.get_layer("fc").kernel.regularizer = keras.regularizers.L1(0.125)
+    model.get_layer("out").kernel.regularizer = keras.regularizers.OrthogonalRegularizer(0.5)
+    model.compile("sgd", "mse")
+    found = audit(model)
+    assert found.ok
+    assert {path: v for path, v in coupled(found).items() if path != "out/kernel"} == {
+        "ln/gamma": 0.5,
+        "fc/kernel": 0.125,
+    }
+    assert decoupled(found) == {}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("strength", [1e-5, 0.05, 30.0])
+def test_decay_is_in_keras_units(name, strength):
+    model = block()
+    plan = plan_weight_decay(model, guidelines="residual_last=0.5,trunk=2")
+    cls = getattr(keras_gamma.optimizers, name)
+    model.compile(cls(1e-3, weight_decay=strength, decay=plan, global_clipnorm=1.0), "mse")
+    found = audit(model)
+    assert found.ok, found.disagreements
+    expected = {"ln/gamma": 0.5, "fc/kernel": 1.0, "final/gamma": 2.0, "out/kernel": 1.0}
+    assert decoupled(found) == {path: f * strength for path, f in expected.items()}
+
+
+def test_every_variable_has_an_entry():
+    model = block()
+    model.compile(adamw(), "mse")
+    assert [e.path for e in audit(model)] == [v.path for v in model.trainable_variables]
+
+
+def test_a_schedule_accumulation_and_averaging_do_not_hide_the_decay():
+    model = block()
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.0, 10)  # Starts at 0.
+    optimizer = keras.optimizers.AdamW(
+        schedule, weight_decay=0.05, gradient_accumulation_steps=4, use_ema=True
+    )
+    exclude_from_weight_decay(optimizer, model)
+    model.compile(optimizer, "mse")
+    found = audit(model)
+    assert found.ok
+    assert decoupled(found) == dict.fromkeys(["ln/gamma", "fc/kernel", "out/kernel"], 0.05)
+
+
+def test_one_plus_scale():
+    """Its penalty is measured where γ = 1, which is stored as 0."""
+
+    @keras_gamma.register_normalization(scale="scale", kind="rms", neutral=0.0)
+    class OnePlusNorm(layers.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(shape[-1],), initializer="zeros", name="scale")
+
+        def call(self, x):
+            square = keras.ops.mean(keras.ops.square(x), axis=-1, keepdims=True)
+            return x * keras.ops.rsqrt(square + 1e-6) * (1.0 + self.scale)
+
+    x = keras.Input((4,))
+    model = keras.Model(x, OnePlusNorm(name="norm")(x))
+    apply_guidelines(model, l2=0.25, guidelines="all")
+    model.compile("sgd", "mse")
+    found = audit(model)
+    assert found.ok, found.disagreements
+    assert coupled(found) == {"norm/scale": 0.5}
+
+
+def test_the_model_is_left_as_it_was():
+    model = block()
+    apply_guidelines(model, l2=0.25)
+    model.compile(adamw(), "mse")
+    exclude_from_weight_decay(model.optimizer, model, guidelines="none")
+    fit(model)
+    before, step, attributes = state(model), model.train_function, set(vars(model))
+    exclusions = dict(vars(model.optimizer))
+    audit(model)
+    for a, b in zip(before, state(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert model.train_function is step
+    assert set(vars(model)) == attributes
+    assert {k: v for k, v in vars(model.optimizer).items() if "exclude" in k} == {
+        k: v for k, v in exclusions.items() if "exclude" in k
+    }
+
+
+# What it catches -----------------------------------------------------------------------------
+
+
+def test_a_list_on_the_outer_optimizer():
+    """`LossScaleOptimizer` takes an exclude list, and the inner one decays all the same."""
+    model = block()
+    plan = plan_weight_decay(model)
+    outer = keras.optimizers.LossScaleOptimizer(adamw())
+    outer.exclude_from_weight_decay(var_list=[model.get_layer("final").gamma])
+    model.compile(outer, "mse")
+    assert "final/gamma" in accused(audit(model))
+    exclude_from_weight_decay(outer, model)
+    assert audit(model).ok
+    model.compile(keras.optimizers.LossScaleOptimizer(adamw()), "mse")
+    assert accused(audit(model)) == {e.path for e in plan if not e.decayed}
+
+
+def test_an_exclude_list_lost_by_saving(tmp_path):
+    model = block()
+    model.compile(adamw(), "mse")
+    plan = exclude_from_weight_decay(model.optimizer, model)
+    fit(model)
+    assert audit(model).ok
+    with pytest.warns(UserWarning, match="does not save the exclude list"):
+        model.save(tmp_path / "m.keras")
+    forgetful = keras.models.load_model(tmp_path / "m.keras")
+    spared = {"ln/beta", "fc/bias", "final/gamma", "final/beta", "out/bias"}
+    assert accused(audit(forgetful, plan)) == spared
+    assert accused(audit(forgetful)) == {"final/gamma"}  # By the guidelines alone.
+    assert audit(keras_gamma.load_model(tmp_path / "m.keras")).ok
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="only TensorFlow's traced steps can be looked at")
+@pytest.mark.parametrize("kwargs", [{}, {"jit_compile": True}, {"steps_per_execution": 2}])
+def test_a_penalty_after_the_step_was_traced(kwargs):
+    model = block()
+    model.compile("sgd", "mse", **kwargs)
+    fit(model)
+    assert audit(model, guidelines="none").ok
+    model.get_layer("ln").gamma.regularizer = keras.regularizers.L2(0.25)
+    found = audit(model, guidelines="residual_last=1")
+    assert accused(found) == {"ln/gamma"}
+    assert "traced" in found.disagreements[0]
+    model.compile("sgd", "mse", **kwargs)
+    assert audit(model, guidelines="residual_last=1").ok
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="only TensorFlow's traced steps can be looked at")
+def test_an_exclusion_after_the_step_was_traced():
+    model = block()
+    model.compile(keras.optimizers.SGD(0.1, weight_decay=0.05), "mse")
+    fit(model)
+    _keras.exclude(model.optimizer, [model.get_layer("final").gamma])  # The step stays traced.
+    found = audit(model)
+    assert accused(found) == {"final/gamma"}
+    assert "traced" in found.disagreements[0]
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="only TensorFlow's traced steps can be looked at")
+def test_another_strength_after_the_step_was_traced():
+    model = block()
+    apply_guidelines(model, l2=0.25)
+    model.compile("sgd", "mse")
+    fit(model)
+    assert audit(model).ok
+    model.get_layer("ln").gamma.regularizer.l2 = 0.5
+    found = audit(model)
+    assert any("other constants" in sentence for sentence in found.disagreements)
+    assert any("pulls with 1, but the plan" in sentence for sentence in found.disagreements)
+
+
+def test_our_own_changes_are_never_stale():
+    model = block()
+    model.compile(adamw(), "mse")
+    fit(model)
+    apply_guidelines(model, l2=0.25)
+    exclude_from_weight_decay(model.optimizer, model, guidelines="none")
+    found = audit(model)
+    assert (found.ok, found.notes) == (True, ())
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="what JAX has compiled stays hidden")
+def test_jax_says_that_a_compiled_step_cannot_be_seen():
+    model = block()
+    model.compile("sgd", "mse")
+    fit(model)
+    assert "this backend does not show it" in audit(model).summary()
+
+
+def test_counted_twice():
+    model = block()
+    apply_guidelines(model, l2=0.25)
+    model.compile(adamw(), "mse")
+    found = audit(model)
+    assert accused(found) == {"ln/gamma", "final/gamma"}
+    assert any("ln/gamma: counted twice" in sentence for sentence in found.disagreements)
+
+
+def test_penalties_taken_off_by_hand():
+    model = block()
+    apply_guidelines(model, l2=0.25)
+    model.get_layer("ln").gamma.regularizer = None
+    model.compile("sgd", "mse")
+    assert audit(model).disagreements == [
+        "ln/gamma: the penalty pulls with 0, but the plan says that it is 0.5"
+    ]
+
+
+def test_guidelines_without_a_plan():
+    model = block()
+    model.compile(adamw(), "mse")
+    assert accused(audit(model)) == {"final/gamma"}
+    assert audit(model, guidelines="all").ok
+    assert accused(audit(model, guidelines="none")) == {"ln/gamma", "final/gamma"}
+    model.compile("sgd", "mse")
+    assert accused(audit(model)) == {"ln/gamma"}
+
+
+def test_a_plan_for_another_model():
+    found = audit(block(), apply_guidelines(larger(), l2=0.25))
+    assert any("extra/gamma: the plan speaks of it" in s for s in found.disagreements)
+    found = audit(larger(), [apply_guidelines(block(), l2=0.25)])
+    assert accused(found) == {"ln/gamma", "extra/gamma"}
+
+
+def larger():
+    inner = block("inner")
+    x = keras.Input((4,))
+    y = layers.Add()([x, layers.Dense(4)(layers.LayerNormalization(name="extra")(x))])
+    return keras.Model(x, inner(y))
+
+
+def test_a_plan_of_an_inner_model_counts():
+    model = larger()
+    apply_guidelines(model.get_layer("inner"), l2=0.25)
+    model.compile("sgd", "mse")
+    assert accused(audit(model)) == {"extra/gamma"}
+    apply_guidelines(model, l2=0.25)
+    assert audit(model).ok
+
+
+def test_a_model_that_is_not_compiled():
+    model = block()
+    apply_guidelines(model, l2=0.25)
+    found = audit(model)
+    assert found.ok
+    assert all(e.decoupled is None for e in found)
+    assert "not compiled" in found.summary()
+
+
+def test_an_own_training_step_is_noted():
+    class Own(keras.Model):
+        def compute_loss(self, *args, **kwargs):
+            return 0.0
+
+    x = keras.Input((4,))
+    model = Own(x, layers.LayerNormalization()(x))
+    assert "compute_loss is its own" in audit(model).summary()
+
+
+# How it is told ------------------------------------------------------------------------------
+
+
+def test_table_and_json():
+    model = block()
+    model.compile(adamw(), "mse")
+    found = audit(model)
+    text = str(found)
+    assert "DISAGREES" in text
+    assert "8 trainable variables: 0 shrink by a penalty in the loss, 8 by the optimizer's" in text
+    assert "- final/gamma: as trunk it should not shrink by the guidelines, but does" in text
+    content = json.loads(found.to_json())
+    assert content["ok"] is False
+    assert len(content["entries"]) == 8
+
+
+@pytest.mark.parametrize("model", [None, "model.keras", layers.Dense(2)])
+def test_not_a_model(model):
+    with pytest.raises(TypeError, match="Expected a Keras model"):
+        audit(model)
+
+
+def test_not_a_plan():
+    with pytest.raises(TypeError, match="`plan` must be a GammaPlan"):
+        audit(block(), "paper")
