@@ -3,9 +3,12 @@
     python -m keras_gamma model.keras                      # the table of roles
     python -m keras_gamma model.keras --json               # the same for programs
     python -m keras_gamma model.keras --apply --weight_decay=1e-4 --output=regularized.keras
+    python -m keras_gamma model.keras --audit              # what really shrinks
+    python -m keras_gamma model.keras --golden=plan.json --update --weight_decay=1e-4
+    python -m keras_gamma model.keras --golden=plan.json   # has anything changed since?
 
-Exit codes: 0, all went well; 1, the model could not be read, analysed or written; 2, the
-command line was wrong.
+Exit codes: 0, all went well; 1, the model could not be read, analysed or written, the audit found
+a disagreement, or the plan is not the golden one; 2, the command line was wrong.
 """
 
 import json
@@ -24,22 +27,38 @@ _JSON = flags.DEFINE_bool("json", False, "Print JSON.", flag_values=_FLAGS)
 _APPLY = flags.DEFINE_bool(
     "apply", False, "Set the regularizers and write the model to --output.", flag_values=_FLAGS
 )
+_AUDIT = flags.DEFINE_bool(
+    "audit", False, "Measure what really shrinks in the compiled model.", flag_values=_FLAGS
+)
+_GOLDEN = flags.DEFINE_string(
+    "golden",
+    None,
+    "A stored plan to compare with (path, role, decision, strength), by its own guidelines.",
+    flag_values=_FLAGS,
+)
+_UPDATE = flags.DEFINE_bool(
+    "update", False, "With --golden: write the file instead.", flag_values=_FLAGS
+)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "With --apply: the .keras file to write.", flag_values=_FLAGS
 )
 _WEIGHT_DECAY = flags.DEFINE_float(
     "weight_decay",
     None,
-    "With --apply: strength in torch's and timm's units (gradient weight_decay·γ).",
+    "With --apply or --update: strength in torch's and timm's units (gradient weight_decay·γ).",
     flag_values=_FLAGS,
 )
 _L2 = flags.DEFINE_float(
-    "l2", None, "With --apply: strength in Keras' units (penalty l2·Σγ²).", flag_values=_FLAGS
+    "l2",
+    None,
+    "With --apply or --update: strength in Keras' units (penalty l2·Σγ²).",
+    flag_values=_FLAGS,
 )
 _GUIDELINES = flags.DEFINE_string(
     "guidelines",
     "paper",
-    "With --apply: paper, none, all, or role=factor pairs such as residual_last=1,interior=0.5.",
+    "With --apply, --update or --audit: paper, none, all, or role=factor pairs such as "
+    "residual_last=1,interior=0.5.",
     flag_values=_FLAGS,
 )
 _OVERWRITE = flags.DEFINE_bool(
@@ -79,8 +98,9 @@ def main(argv=None):
         if path is None:
             print(_help())
             return 0
-        print(_run(path, inputs))
-        return 0
+        text, agrees = _run(path, inputs)
+        print(text)
+        return 0 if agrees else FAILURE
     except _UsageError as error:
         print(f"keras_gamma: {error} See --help.", file=sys.stderr)
         return USAGE
@@ -103,16 +123,31 @@ def _parse(argv):
         return None, None
     if len(rest) != 1:
         raise _UsageError(f"Give one saved model (.keras). Received {len(rest)}: {rest}.")
-    given = [f for f in ("output", "weight_decay", "l2") if _FLAGS[f].value is not None]
-    given += [f for f in ("guidelines", "overwrite") if _FLAGS[f].present]
-    if not _APPLY.value and given:
-        raise _UsageError(f"--{given[0]} is used with --apply.")
-    if _APPLY.value:
-        if not _OUTPUT.value or not _OUTPUT.value.endswith(".keras"):
-            raise _UsageError("--apply needs --output=NAME.keras.")
-        if (_WEIGHT_DECAY.value is None) == (_L2.value is None):
-            raise _UsageError("--apply needs exactly one of --weight_decay and --l2.")
+    _check_flags()
     return rest[0], _shape(_INPUT_SHAPE.value)
+
+
+def _check_flags():
+    """Flags that do not go together are an error, never ignored."""
+    modes = [flag for flag in ("apply", "audit", "golden") if _FLAGS[flag].value]
+    if len(modes) > 1:
+        raise _UsageError(f"--{modes[0]} and --{modes[1]} do not go together.")
+    if _UPDATE.value and not _GOLDEN.value:
+        raise _UsageError("--update is used with --golden.")
+    mode = "update" if _UPDATE.value else modes[0] if modes else "roles"
+    allowed = {
+        "apply": ("output", "weight_decay", "l2", "guidelines", "overwrite"),
+        "update": ("weight_decay", "l2", "guidelines"),
+        "audit": ("guidelines",),
+    }
+    for flag in ("output", "weight_decay", "l2", "guidelines", "overwrite"):
+        if _FLAGS[flag].present and flag not in allowed.get(mode, ()):
+            users = " or ".join(f"--{m}" for m, names in allowed.items() if flag in names)
+            raise _UsageError(f"--{flag} is used with {users}.")
+    if mode == "apply" and not (_OUTPUT.value or "").endswith(".keras"):
+        raise _UsageError("--apply needs --output=NAME.keras.")
+    if mode in ("apply", "update") and (_WEIGHT_DECAY.value is None) == (_L2.value is None):
+        raise _UsageError(f"--{mode} needs exactly one of --weight_decay and --l2.")
 
 
 def _shape(words):
@@ -130,26 +165,85 @@ def _help():
 
 
 def _run(path, inputs):
+    """What to print, and whether all is as it should be."""
     _quiet.import_keras()
-    import keras_gamma
-
     model = _load(path)
     try:
-        if not _APPLY.value:
-            report = keras_gamma.find_roles(model, inputs)
-            return _roles_as_json(report) if _JSON.value else str(report)
-        plan = keras_gamma.apply_guidelines(
-            model,
-            l2=_L2.value,
-            weight_decay=_WEIGHT_DECAY.value,
-            guidelines=_GUIDELINES.value,
-            inputs=inputs,
-            overwrite=_OVERWRITE.value,
-        )
+        if _AUDIT.value:
+            return _audit(model, inputs)
+        if _GOLDEN.value:
+            return (_update if _UPDATE.value else _compare)(model, inputs)
+        if _APPLY.value:
+            return _apply(model, inputs), True
+        return _roles(model, inputs), True
     except (TypeError, ValueError) as error:
         raise _Failure(" ".join(str(error).split())) from error
+
+
+def _roles(model, inputs):
+    import keras_gamma
+
+    report = keras_gamma.find_roles(model, inputs)
+    return _roles_as_json(report) if _JSON.value else str(report)
+
+
+def _plan(model, inputs, overwrite):
+    import keras_gamma
+
+    return keras_gamma.apply_guidelines(
+        model,
+        l2=_L2.value,
+        weight_decay=_WEIGHT_DECAY.value,
+        guidelines=_GUIDELINES.value,
+        inputs=inputs,
+        overwrite=overwrite,
+    )
+
+
+def _apply(model, inputs):
+    plan = _plan(model, inputs, _OVERWRITE.value)
     _save(model, _OUTPUT.value)
     return plan.to_json() if _JSON.value else f"{plan}\nWritten to {_OUTPUT.value}"
+
+
+def _audit(model, inputs):
+    import keras_gamma
+
+    guidelines = _GUIDELINES.value if _FLAGS["guidelines"].present else None
+    found = keras_gamma.audit(model, guidelines=guidelines, inputs=inputs)
+    return (found.to_json() if _JSON.value else str(found)), found.ok
+
+
+def _update(model, inputs):
+    plan = _plan(model, inputs, overwrite=True)  # On the copy in memory only.
+    try:
+        plan.save(_GOLDEN.value)
+    except OSError as error:
+        raise _Failure(f"{_GOLDEN.value} could not be written: {error}") from error
+    return (plan.to_json() if _JSON.value else f"{plan}\nWritten to {_GOLDEN.value}"), True
+
+
+def _compare(model, inputs):
+    import keras_gamma
+    from keras_gamma.plan import decide
+
+    try:
+        golden = keras_gamma.GammaPlan.load(_GOLDEN.value)
+    except OSError as error:
+        raise _Failure(f"{error.strerror}: {_GOLDEN.value}. Make it with --update.") from error
+    roles = keras_gamma.find_roles(model, inputs)
+    plan = keras_gamma.GammaPlan(
+        decide(roles, golden.guidelines, golden.l2), golden.guidelines, golden.l2
+    )
+    lines = plan.diff(golden)
+    if _JSON.value:
+        return json.dumps(
+            {"agrees": not lines, "differences": lines}, ensure_ascii=False
+        ), not lines
+    if lines:
+        head = f"{len(lines)} differences from {_GOLDEN.value} (stored -> now):"
+        return "\n".join([head, *(f"- {line}" for line in lines)]), False
+    return f"{len(plan)} entries, all as in {_GOLDEN.value}", True
 
 
 def _load(path):

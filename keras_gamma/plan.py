@@ -203,6 +203,53 @@ class GammaPlan(collections.abc.Sequence):
             f"weight_decay = {2 * self.l2:.4g} in torch's units). Guidelines: {self.guidelines}"
         )
 
+    def diff(self, stored):
+        """What differs from a stored plan: for a golden file under version control.
+
+        Compared are path, role, decision and strength (of the reasons, which are prose, nothing).
+
+        Args:
+            stored: a `GammaPlan`.
+
+        Returns:
+            A list of sentences, one for each γ that differs; empty if none does.
+
+        Example:
+
+        >>> import keras, keras_gamma
+        >>> x = keras.Input((4,))
+        >>> model = keras.Model(x, keras.layers.LayerNormalization(name="ln")(x))
+        >>> stored = keras_gamma.apply_guidelines(model, l2=0.5)
+        >>> keras_gamma.apply_guidelines(model, l2=0.5, guidelines="all").diff(stored)
+        ['ln/gamma: decision withhold -> apply, l2 0 -> 0.5']
+        """
+        here, there = {e.path: e for e in self}, {e.path: e for e in stored}
+        lines = []
+        for path in list(dict.fromkeys([*there, *here])):
+            if path not in here or path not in there:
+                only, entry = (
+                    ("here", here[path]) if path in here else ("in the stored plan", there[path])
+                )
+                lines.append(
+                    f"{path}: only {only} ({entry.role or 'no γ'}, {entry.decision}, "
+                    f"l2 {entry.strength:.4g})"
+                )
+                continue
+            new, old = here[path], there[path]
+            changes = [
+                f"{name} {before} -> {after}"
+                for name, before, after in (
+                    ("role", old.role or "none", new.role or "none"),
+                    ("decision", old.decision, new.decision),
+                )
+                if before != after
+            ]
+            if not math.isclose(old.strength, new.strength, rel_tol=1e-9):
+                changes.append(f"l2 {old.strength:.4g} -> {new.strength:.4g}")
+            if changes:
+                lines.append(f"{path}: {', '.join(changes)}")
+        return lines
+
     def __repr__(self):
         counts = self.counts()
         return (

@@ -8,6 +8,7 @@ import sys
 import zipfile
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -86,7 +87,12 @@ def test_output_is_not_overwritten_unasked(saved, capsys):
         (["a.keras", "--apply", "--l2=1"], "--output"),
         (["a.keras", "--apply", "--output=b.keras"], "exactly one of"),
         (["a.keras", "--apply", "--output=b.h5", "--l2=1"], "--output"),
-        (["a.keras", "--l2=1"], "--l2 is used with --apply"),
+        (["a.keras", "--l2=1"], "--l2 is used with --apply or --update"),
+        (["a.keras", "--audit", "--l2=1"], "--l2 is used with --apply or --update"),
+        (["a.keras", "--audit", "--golden=p.json"], "--audit and --golden"),
+        (["a.keras", "--update"], "--update is used with --golden"),
+        (["a.keras", "--golden=p.json", "--update"], "exactly one of"),
+        (["a.keras", "--golden=p.json", "--guidelines=all"], "--guidelines is used with"),
         (["a.keras", "--input_shape=3,x"], "--input_shape"),
     ],
 )
@@ -160,6 +166,57 @@ def test_a_model_whose_config_drops_regularizers(tmp_path, capsys):
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["bert.keras", "out.keras"]
     assert keras.models.load_model(output).losses == []
     assert [float(loss) for loss in keras_gamma.load_model(output).losses] == [8.0, 8.0, 8.0]
+
+
+def test_golden_plan(saved, tmp_path, capsys):
+    golden = str(tmp_path / "plan.json")
+    code, out, err = run(capsys, saved, f"--golden={golden}")
+    assert (code, out) == (1, "")
+    assert "Make it with --update" in err
+    code, out, _ = run(capsys, saved, f"--golden={golden}", "--update", "--l2=0.5")
+    assert code == 0
+    assert out.endswith(f"Written to {golden}\n")
+    code, out, err = run(capsys, saved, f"--golden={golden}")
+    assert (code, out, err) == (0, f"2 entries, all as in {golden}\n", "")
+
+
+def test_a_model_that_is_not_as_the_golden_plan_says(saved, tmp_path, capsys):
+    golden, other = str(tmp_path / "plan.json"), str(tmp_path / "other.keras")
+    run(capsys, saved, f"--golden={golden}", "--update", "--l2=0.5")
+    x = keras.Input((4,))
+    y = layers.LayerNormalization(name="ln")(x)
+    y = layers.LayerNormalization(name="new")(layers.Dense(4)(y))
+    keras.Model(x, y).save(other)
+    code, out, _ = run(capsys, other, f"--golden={golden}")
+    assert code == 1
+    assert out.splitlines() == [
+        f"3 differences from {golden} (stored -> now):",
+        "- ln/gamma: role residual_last -> interior",
+        "- final/gamma: only in the stored plan (trunk, withhold, l2 0)",
+        "- new/gamma: only here (trunk, withhold, l2 0)",
+    ]
+    code, out, _ = run(capsys, other, f"--golden={golden}", "--json")
+    assert (code, json.loads(out)["agrees"]) == (1, False)
+
+
+def test_a_malformed_golden_plan(saved, tmp_path, capsys):
+    (tmp_path / "plan.json").write_text("{}")
+    assert "Not a keras_gamma plan" in one_clear_line(
+        capsys, saved, f"--golden={tmp_path / 'plan.json'}"
+    )
+
+
+def test_audit(tmp_path, capsys):
+    path = str(tmp_path / "model.keras")
+    model = block()
+    model.compile(keras.optimizers.AdamW(weight_decay=0.25), "mse")
+    model.fit(np.ones((2, 4)), np.ones((2, 4)), verbose=0)
+    model.save(path)
+    code, out, _ = run(capsys, path, "--audit")
+    assert code == 1
+    assert "- final/gamma: as trunk it should not shrink by the guidelines, but does" in out
+    code, out, _ = run(capsys, path, "--audit", "--guidelines=all", "--json")
+    assert (code, json.loads(out)["ok"]) == (0, True)
 
 
 def test_as_a_module(saved):
