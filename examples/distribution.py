@@ -97,7 +97,8 @@ class Cluster:
         arguments["callbacks"] = [*arguments.get("callbacks", ()), *report]
         with _synchronized_batch_norm(model, self.strategy is not None and self.replicas > 1):
             if self.workers > 1:
-                return keras_gamma.distributed_fit(model, batches, **arguments)
+                with _told_when_a_worker_is_lost():
+                    return keras_gamma.distributed_fit(model, batches, **arguments)
             return model.fit(batches, shuffle=False, **arguments)
 
     def wait_for_all(self) -> None:
@@ -405,6 +406,18 @@ def _connect_tpu(name: str, timeout: float) -> tf.distribute.Strategy:
             f"no TPU answers to --tpu={name} ({type(error).__name__}: {lines[0]}); {hint}"
         ) from error
     raise UsageError(f"no TPU answered to --tpu={name} within {timeout:g} s; {hint}")
+
+
+@contextlib.contextmanager
+def _told_when_a_worker_is_lost() -> Iterator[None]:
+    """Says in one line that another process died, or its machine, or the network."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        raise UsageError(
+            f"another worker was lost ({type(error).__name__}); start all workers again with the "
+            "same command, and the run resumes after its last whole epoch"
+        ) from error
 
 
 @contextlib.contextmanager
