@@ -18,7 +18,6 @@ import dataclasses
 import io
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ from examples.cli import UsageError
 from examples.throughput import ThroughputReport, pipeline_rate
 
 _SLURM_PORT = 8888  # of the first task on a machine; the next ones count on
+_MANY = 1 << 20  # tasks on a machine, at most
 
 
 def define_distribution_flags() -> list[flags.FlagHolder]:
@@ -75,6 +75,7 @@ class Cluster:
     workers: int = 1
     index: int = 0
     replicas: int = 1
+    batch_size: int = 0  # of all replicas together
 
     @property
     def is_chief(self) -> bool:
@@ -88,13 +89,18 @@ class Cluster:
     def fit(self, model: keras.Model, batches: tf.data.Dataset, **arguments: Any) -> Any:
         """Trains on global batches, like `model.fit(batches, **arguments)`.
 
+        The batches must be the same whenever they are iterated over (functions of a seed and of the
+        epoch), for they are read once more, to measure the pipeline.
+
         Batch normalization is synchronized for as long as this takes; the saved model knows nothing
         of it. Tells, after an epoch, whether the input pipeline keeps up.
         """
-        size = int(tf.nest.flatten(batches.element_spec)[0].shape[0])
-        rate = pipeline_rate(batches, batch_size=size) if self.is_chief else None
-        report = [ThroughputReport(rate, size)] if self.is_chief else []
-        arguments["callbacks"] = [*arguments.get("callbacks", ()), *report]
+        if keras.backend.backend() == "jax" and "validation_data" in arguments:
+            _check_that_jax_can_share(arguments["validation_data"], self.replicas)
+        if self.is_chief:
+            rate = pipeline_rate(batches, batch_size=self.batch_size)
+            report = ThroughputReport(rate, self.batch_size)
+            arguments["callbacks"] = [*arguments.get("callbacks", ()), report]
         with _synchronized_batch_norm(model, self.strategy is not None and self.replicas > 1):
             if self.workers > 1:
                 with _told_when_a_worker_is_lost():
@@ -116,7 +122,7 @@ class Cluster:
             "devices_per_worker": list(self.devices),
         }
 
-    def show(self, batch_size: int) -> None:
+    def show(self) -> None:
         """Prints who does what."""
         print(
             f"Strategy {self.kind}: {self.replicas} replica{'s' * (self.replicas > 1)} in "
@@ -125,7 +131,8 @@ class Cluster:
         if self.replicas == 1:
             return
         print(
-            f"  global batch {batch_size} = {self.replicas} x {batch_size // self.replicas}, the "
+            f"  global batch {self.batch_size} = {self.replicas} x "
+            f"{self.batch_size // self.replicas}, the "
             "same examples in the same order as on one device\n"
             "  learning rate and decay: for the global batch, not scaled\n"
             "  batch normalization: over the global batch\n"
@@ -155,7 +162,7 @@ def open_run(
     """
     values = flags.FLAGS
     _check_flags(values)
-    resolver, addresses, index = _members(values.strategy, values.virtual_devices)
+    resolver, addresses, index = _members(values.strategy)
     if addresses:
         _agree(addresses, index, directory, settings, resume, values.cluster_timeout)
     with contextlib.ExitStack() as stack:
@@ -180,7 +187,7 @@ def open_run(
         cluster = stack.enter_context(
             _devices(values, resolver, len(addresses), index, settings["batch_size"])
         )
-        cluster.show(settings["batch_size"])
+        cluster.show()
         yield run, cluster
         cluster.wait_for_all()
 
@@ -203,7 +210,7 @@ def _check_flags(values: flags.FlagValues) -> None:
 
 
 def _members(
-    strategy: str, virtual_devices: int
+    strategy: str,
 ) -> tuple[tf.distribute.cluster_resolver.ClusterResolver | None, list[str], int]:
     """Returns the resolver of the workers, their addresses, the chief's first, and our index."""
     if strategy != "multi_worker":
@@ -218,14 +225,24 @@ def _members(
                 error
             )
     elif "SLURM_PROCID" in os.environ:
-        without_gpus = virtual_devices or not shutil.which("nvidia-smi")
         try:
-            resolver = resolvers.SlurmClusterResolver(
+            slurm = resolvers.SlurmClusterResolver(
                 port_base=_SLURM_PORT,
-                **({"gpus_per_node": 0, "gpus_per_task": 0} if without_gpus else {}),
-                auto_set_gpu=not without_gpus,
+                # Only its addresses are asked for. TensorFlow takes the GPUs that Slurm lets a
+                # task see (--gpus-per-task), instead of counting with nvidia-smi.
+                auto_set_gpu=False,
+                gpus_per_node=_MANY,
+                gpus_per_task=1,
             )
-            jobs = resolver.cluster_spec().as_dict()
+            spec = slurm.cluster_spec()
+            resolver = resolvers.SimpleClusterResolver(
+                spec,
+                task_type=slurm.task_type,
+                task_id=slurm.task_id,
+                num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
+                rpc_layer="grpc",
+            )
+            jobs = spec.as_dict()
         except (RuntimeError, ValueError) as error:
             raise UsageError(f"the Slurm job cannot be read: {error}; start with srun") from error
     else:
@@ -296,7 +313,7 @@ def _devices(
             f"of their number, {cluster.replicas}"
         )
     with scope:
-        yield cluster
+        yield dataclasses.replace(cluster, batch_size=batch_size)
 
 
 def _open_jax(virtual_devices: int) -> tuple[Cluster, contextlib.AbstractContextManager]:
@@ -406,6 +423,17 @@ def _connect_tpu(name: str, timeout: float) -> tf.distribute.Strategy:
             f"no TPU answers to --tpu={name} ({type(error).__name__}: {lines[0]}); {hint}"
         ) from error
     raise UsageError(f"no TPU answered to --tpu={name} within {timeout:g} s; {hint}")
+
+
+def _check_that_jax_can_share(batches: tf.data.Dataset, replicas: int) -> None:
+    """Raises unless all batches can be shared out evenly; JAX takes no others."""
+    sizes = {len(tf.nest.flatten(batch)[0]) for batch in batches} if replicas > 1 else set()
+    if odd := sorted(size for size in sizes if size % replicas):
+        raise UsageError(
+            f"on JAX every batch must be a multiple of the {replicas} devices, also in evaluation; "
+            f"got one of {odd[0]}. Choose --eval_batch_size, or the number of devices, so that the "
+            "last batch is one, too"
+        )
 
 
 @contextlib.contextmanager

@@ -81,8 +81,8 @@ def distributed_fit(
         RuntimeError: Keras does not run on TensorFlow, or the workers do not start from the same
             weights at the same epoch.
         TypeError: the data is neither a dataset nor a function.
-        ValueError: the model is not compiled, was built outside the scope of the strategy that
-            is current, asks for `steps_per_execution`, or a batch cannot be shared out.
+        ValueError: the model is not compiled, was built outside of the strategy's scope, asks for
+            `steps_per_execution`, or a batch cannot be shared out.
 
     Example:
 
@@ -255,7 +255,7 @@ class _Batches:
         """Runs a step on the next batch; returns its logs, or `None` if there is no batch."""
         try:
             return step_function(iterator)
-        except _tensorflow().errors.OutOfRangeError:
+        except (StopIteration, _tensorflow().errors.OutOfRangeError):
             self._seen -= 1
             if self._steps:
                 self._warn_that_data_ran_out(self._seen)
@@ -323,14 +323,15 @@ def _checked_strategy(model):
             "distributed_fit needs Keras on TensorFlow (KERAS_BACKEND=tensorflow); Keras runs on "
             f"{keras.backend.backend()}. On JAX, keras.distribution.DataParallel and fit do the job"
         )
-    distribute = _tensorflow().distribute
     if not model.compiled:
         raise ValueError("the model is not compiled: call model.compile() within strategy.scope()")
     strategy = model.distribute_strategy
-    if distribute.has_strategy() and distribute.get_strategy() is not strategy:
+    variables = [*model.variables, *(model.optimizer.variables if model.optimizer else ())]
+    outside = [v for v in variables if not strategy.extended.variable_created_in_scope(v.value)]
+    if outside:
         raise ValueError(
-            "the model was built outside the scope of the strategy that is current here; build "
-            "and compile it within strategy.scope()"
+            f"{outside[0].path} was created outside of the strategy's scope; build the model and "
+            "compile it, with its optimizer, within strategy.scope()"
         )
     if model.steps_per_execution != 1:
         raise ValueError(
@@ -358,15 +359,12 @@ def _make_step(model, strategy, step):
             return {name: strategy.reduce("MEAN", log, axis=None) for name, log in logs.items()}
         return results
 
-    @tf.autograph.experimental.do_not_convert
-    def on_iterator(iterator):
-        return on_batch(next(iterator))
-
-    if model.run_eagerly:
-        return on_iterator
-    jit_compile = model.jit_compile and _number_of_workers(strategy) == 1
-    on_batch = tf.function(on_batch, reduce_retracing=True, jit_compile=jit_compile)
-    return tf.function(on_iterator, reduce_retracing=True)
+    if not model.run_eagerly:
+        jit_compile = model.jit_compile and _number_of_workers(strategy) == 1
+        on_batch = tf.function(on_batch, reduce_retracing=True, jit_compile=jit_compile)
+    # The batch is taken outside of the function. `fit` takes it inside, where what does not depend
+    # on its values (the count of steps, decoupled decay) is done once more after the last batch.
+    return lambda iterator: on_batch(next(iterator))
 
 
 def _unless_empty(step):
