@@ -23,6 +23,7 @@ TEST = [
     *EXAMPLES,
     *HUB,
     "hypothesis",
+    "jax",
     "mypy",
     "pytest",
     "pytest-xdist",

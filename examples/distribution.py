@@ -28,10 +28,10 @@ import keras
 import tensorflow as tf
 from absl import flags
 
-import keras_gamma
 from examples import rendezvous, run_state
 from examples.cli import UsageError
 from examples.throughput import ThroughputReport, pipeline_rate
+from keras_gamma import distribute
 
 _SLURM_PORT = 8888  # of the first task on a machine; the next ones count on
 _MANY = 1 << 20  # tasks on a machine, at most
@@ -104,8 +104,9 @@ class Cluster:
         with _synchronized_batch_norm(model, self.strategy is not None and self.replicas > 1):
             if self.workers > 1:
                 with _told_when_a_worker_is_lost():
-                    return keras_gamma.distributed_fit(model, batches, **arguments)
-            return model.fit(batches, shuffle=False, **arguments)
+                    return distribute.distributed_fit(model, batches, **arguments)
+            with distribute.gradients_added_first(model):
+                return model.fit(batches, shuffle=False, **arguments)
 
     def wait_for_all(self) -> None:
         """Returns when all workers have come here."""

@@ -10,6 +10,7 @@ Keras' own `train_step` and `test_step`, in a loop that is written for several w
 * workers that disagree are told so before training, instead of drifting apart.
 """
 
+import contextlib
 import warnings
 
 import keras
@@ -126,24 +127,25 @@ def distributed_fit(
     initial_epoch = _keras.initial_epoch(model) or initial_epoch
     _check_agreement(model, strategy, initial_epoch, epochs)
     epoch_logs = None
-    for epoch in range(initial_epoch, epochs):
-        model.reset_metrics()
-        callbacks.on_epoch_begin(epoch)
-        logs = {}
-        for step, data in train.epoch():
-            callbacks.on_train_batch_begin(step)
-            if (new := train.take(train_step, data)) is None:
-                break
-            callbacks.on_train_batch_end(step, logs := new)
+    with gradients_added_first(model):
+        for epoch in range(initial_epoch, epochs):
+            model.reset_metrics()
+            callbacks.on_epoch_begin(epoch)
+            logs = {}
+            for step, data in train.epoch():
+                callbacks.on_train_batch_begin(step)
+                if (new := train.take(train_step, data)) is None:
+                    break
+                callbacks.on_train_batch_end(step, logs := new)
+                if model.stop_training:
+                    break
+            epoch_logs = dict(logs)
+            if validation is not None and _is_due(epoch + 1, validation_freq):
+                logs = _evaluate(model, validation, test_step, callbacks)
+                epoch_logs |= {f"val_{name}": value for name, value in logs.items()}
+            callbacks.on_epoch_end(epoch, epoch_logs)
             if model.stop_training:
                 break
-        epoch_logs = dict(logs)
-        if validation is not None and _is_due(epoch + 1, validation_freq):
-            logs = _evaluate(model, validation, test_step, callbacks)
-            epoch_logs |= {f"val_{name}": value for name, value in logs.items()}
-        callbacks.on_epoch_end(epoch, epoch_logs)
-        if model.stop_training:
-            break
     if isinstance(model.optimizer, keras.optimizers.Optimizer) and epochs > 0:
         model.optimizer.finalize_variable_values(model.trainable_weights)
     callbacks.on_train_end(logs=epoch_logs)
@@ -173,6 +175,34 @@ def is_chief(strategy=None):
     if resolver.task_type == "worker":
         return resolver.task_id == 0 and not resolver.cluster_spec().as_dict().get("chief")
     return resolver.task_type == "chief"
+
+
+def gradients_added_first(model):
+    """Lets several replicas clip the gradient of the global batch, as one would.
+
+    `distributed_fit` does so by itself. Keras adds the gradients of the replicas up only after each
+    has clipped its own, and has looked for overflow (mixed precision) in its own.
+
+    Args:
+        model: a compiled model, built within the scope of its strategy.
+
+    Returns:
+        A context to train the model in, with `fit`, say. Afterwards the optimizer is as it was.
+    """
+    optimizer = model.optimizer
+    if keras.backend.backend() != "tensorflow" or optimizer is None:
+        return contextlib.nullcontext()
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        return contextlib.nullcontext()
+    distribute = _tensorflow().distribute
+
+    def add(gradients):
+        context = distribute.get_replica_context()
+        if context is None or not gradients:
+            return gradients
+        return context.all_reduce(distribute.ReduceOp.SUM, gradients)
+
+    return _keras.gradients_added_first(optimizer, add)
 
 
 class _Batches:

@@ -42,13 +42,17 @@ def make_model():
 
 
 def compile_model(model, decay):
-    """Compiles with "coupled", "decoupled", "unspared" or no decay, strong enough to show."""
+    """Compiles with one of several kinds of decay, or of clipping, strong enough to show."""
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
     if decay == "coupled":
         keras_gamma.apply_guidelines(model, weight_decay=0.2)
     elif decay == "decoupled":
         optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.5)
         keras_gamma.exclude_from_weight_decay(optimizer, model)
+    elif decay == "clipped":
+        optimizer = keras.optimizers.SGD(0.5, global_clipnorm=0.1)
+    elif decay == "unclipped":
+        optimizer = keras.optimizers.SGD(0.5)
     elif decay == "unspared":
         optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.5)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -95,6 +99,9 @@ def train(folder, cluster, decay):
     written = sorted(path.name for path in mine.glob(f"{decay}.*"))
     result = {"losses": losses.losses, "history": history.history, "written": written}
     result["synchronized"] = model.get_layer("stem_bn").synchronized
+    result["left_on_optimizer"] = sorted(
+        {"apply", "_all_reduce_sum_gradients"} & {*vars(model.optimizer)}
+    )
     (mine / f"{decay}.json").write_text(json.dumps(result | cluster.describe()))
     variables = [*model.variables, *model.optimizer.variables]
     np.savez(mine / f"{decay}.npz", *map(keras.ops.convert_to_numpy, variables))

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl.testing import flagsaver
 from keras import layers
 
 import keras_gamma
@@ -114,9 +115,9 @@ def check(ended):
 def trained(tmp_path_factory):
     """Folders of what each way of distributing came to."""
     root = tmp_path_factory.mktemp("trained")
-    both = {"DECAYS": "coupled decoupled", "VALIDATION": "17"}
-    alone = {"DECAYS": "coupled decoupled none unspared", "VALIDATION": "17"}
-    jax = {"KERAS_BACKEND": "jax", "DECAYS": "coupled decoupled", "VALIDATION": "16"}
+    both = {"DECAYS": "coupled decoupled clipped", "VALIDATION": "17"}
+    alone = both | {"DECAYS": "coupled decoupled clipped none unspared unclipped"}
+    jax = both | {"KERAS_BACKEND": "jax", "VALIDATION": "16"}
     names = ("one", "mirrored", "workers", "devices", "jax_one", "jax_mirrored")
     folders = {name: root / name for name in names}
     for folder in folders.values():
@@ -156,7 +157,7 @@ def distance(one, other):
     return max(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-30) for a, b in pairs)
 
 
-@pytest.mark.parametrize("decay", ["coupled", "decoupled"])
+@pytest.mark.parametrize("decay", ["coupled", "decoupled", "clipped"])
 @pytest.mark.parametrize(
     ("one", "name", "workers", "replicas"),
     [
@@ -180,7 +181,7 @@ def test_losses_and_weights_are_those_of_one_replica(trained, decay, one, name, 
             np.testing.assert_allclose(here["history"][key], values, rtol=1e-4)
 
 
-def test_the_comparison_would_see_a_decay_that_is_lost(trained):
+def test_the_comparison_would_see_a_decay_or_a_clipping_that_is_lost(trained):
     folders, _ = trained
     results = {
         d: result(folders["one"], d)[1] for d in ("coupled", "none", "decoupled", "unspared")
@@ -205,9 +206,11 @@ def test_workers_that_start_from_other_weights_are_stopped(trained):
         assert error.startswith("the workers disagree about logits/bias: [")
 
 
-def test_the_saved_model_knows_nothing_of_the_devices(trained):
+def test_nothing_is_left_on_the_model(trained):
     folders, _ = trained
-    assert result(folders["mirrored"], "coupled")[0]["synchronized"] is False
+    for name in ("mirrored", "workers"):
+        here, _ = result(folders[name], "clipped")
+        assert here["synchronized"] is False and here["left_on_optimizer"] == []
 
 
 def test_what_is_distributed_is_told_at_the_start(trained):
@@ -279,16 +282,18 @@ def test_a_run_resumes_exactly_after_a_worker_was_killed(tmp_path):
 
 
 def test_who_never_comes_is_named_in_time(tmp_path):
-    ports = free_ports(3)
-    flags = [f"--output_dir={tmp_path / 'run'}", "--cluster_timeout=3"]
-    workers = [*RESNET, *flags, "--strategy=multi_worker"]
-    other = free_ports(2)
-    tpu = f"--tpu=grpc://127.0.0.1:{ports[2]}"
+    ports, other = free_ports(3), free_ports(2)
+    tpu = ["--strategy=tpu", f"--tpu=grpc://127.0.0.1:{ports[2]}"]
+
+    def flags(name):
+        return [*RESNET, f"--output_dir={tmp_path / name}", "--cluster_timeout=3"]
+
+    workers = [*flags("workers"), "--strategy=multi_worker"]
     ended = launch(
         [
             (workers, {"TF_CONFIG": tf_config(ports[:2], 0)}),
             (workers, {"TF_CONFIG": tf_config(other, 1)}),
-            ([*RESNET, *flags, "--strategy=tpu", tpu], {}),
+            ([*flags("tpu"), *tpu], {}),
         ],
         timeout=60,
     )
@@ -297,7 +302,7 @@ def test_who_never_comes_is_named_in_time(tmp_path):
     assert f"error: worker 1 (127.0.0.1:{ports[1]}) did not come within 3 s; start every" in chief
     assert f"error: worker 0 at 127.0.0.1:{other[0]} did not answer within 3 s; start it" in worker
     assert re.search(r"error: no TPU answer(ed|s) to --tpu=grpc://127.0.0.1:", no_tpu)
-    assert not (tmp_path / "run" / "settings.json").exists() or ended[2][0] == 2
+    assert not (tmp_path / "workers").exists()  # Nothing was claimed, or cleared.
 
 
 def meet_all(number, *, topics=("topic",), timeout=20.0, missing=()):
@@ -352,7 +357,7 @@ def test_a_guest_that_makes_no_sense_is_ignored():
     assert told == [["a", "b"]]
 
 
-def test_workers_must_have_the_same_flags(monkeypatch):
+def test_workers_must_have_the_same_flags():
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     errors = {}
 
@@ -368,6 +373,31 @@ def test_workers_must_have_the_same_flags(monkeypatch):
         thread.join()
     expected = "start all workers with the same flags: --seed is 0 on worker 0 and 1 on worker 1"
     assert errors == {0: expected, 1: expected}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--virtual_devices=2"], "needs --strategy=mirrored or multi_worker"),
+        (["--strategy=multi_worker", "--jit_compile"], "--jit_compile does not work with"),
+    ],
+)
+def test_flags_that_cannot_go_together_are_refused(flags, message):
+    from examples import train_resnet
+
+    with flagsaver.flagsaver():
+        train_resnet.FLAGS(["train_resnet", *flags])
+        with pytest.raises(UsageError, match=message):
+            with distribution.open_run("nowhere", {"batch_size": 8}, resume=True):
+                pass
+    assert not Path("nowhere").exists()
+
+
+def test_jax_is_not_given_a_batch_that_it_cannot_share():
+    batches = tf.data.Dataset.range(10).batch(4)
+    distribution._check_that_jax_can_share(batches, 2)
+    with pytest.raises(UsageError, match=r"multiple of the 4 devices.*got one of 2"):
+        distribution._check_that_jax_can_share(batches, 4)
 
 
 # --- who is who -----------------------------------------------------------------------------------
