@@ -11,6 +11,7 @@ from keras_gamma._version import __version__ as __version__
 
 if typing.TYPE_CHECKING:
     from keras_gamma import optimizers as optimizers
+    from keras_gamma import units as units
     from keras_gamma.auditing import Audit as Audit
     from keras_gamma.auditing import AuditEntry as AuditEntry
     from keras_gamma.auditing import audit as audit
@@ -51,7 +52,7 @@ _HOMES = {
     "register_normalization": "norms",
 }
 
-_MODULES = ("optimizers",)
+_MODULES = ("optimizers", "units")
 
 __all__ = [
     "Audit",
@@ -73,6 +74,7 @@ __all__ = [
     "optimizers",
     "plan_weight_decay",
     "register_normalization",
+    "units",
 ]
 
 

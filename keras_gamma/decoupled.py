@@ -12,8 +12,8 @@ from keras_gamma import _keras, paths, record, regularize, report
 from keras_gamma._version import __version__
 from keras_gamma.find import find_roles
 from keras_gamma.guidelines import Guidelines
-from keras_gamma.plan import check_strength
 from keras_gamma.roles import Role
+from keras_gamma.units import check_strength
 
 
 @dataclasses.dataclass(frozen=True)
