@@ -6,10 +6,11 @@ import enum
 import json
 import math
 import pathlib
+import warnings
 
 import keras
 
-from keras_gamma import paths, record, regularize, report
+from keras_gamma import decay, paths, record, regularize, report
 from keras_gamma._version import __version__
 from keras_gamma.guidelines import Guidelines
 from keras_gamma.roles import Role
@@ -352,6 +353,7 @@ class GammaPlan(collections.abc.Sequence):
                 f"set before the model was saved): {', '.join(conflicts)}. Nothing changed. Pass "
                 "overwrite=True to replace them, or set their gamma_regularizer to None."
             )
+        _check_not_twice(model, pairs)
         changes = [regularize.Change(slot, _regularizer(entry)) for entry, slot in pairs]
         self._undos = regularize.apply_changes(model, changes)
         self._model = model
@@ -397,6 +399,31 @@ class GammaPlan(collections.abc.Sequence):
                 "names, or call apply_guidelines on this model."
             )
         return [(entry, slots[names[entry.path]]) for entry in wanted]
+
+
+def _check_not_twice(model, pairs):
+    """Raises `ValueError` if the optimizer that `model` is compiled with decays such a γ, too."""
+    optimizer = getattr(model, "optimizer", None)
+    variables = [slot.variable for entry, slot in pairs if entry.decision is Decision.APPLY]
+    if optimizer is None or not variables:
+        return
+    if hasattr(optimizer, "optimizers"):  # `MultiOptimizer`: each has variables of its own.
+        warnings.warn(
+            f"{type(optimizer).__name__} was not asked which γ its optimizers decay: see to it that "
+            "none has a penalty as well.",
+            stacklevel=4,
+        )
+        return
+    inner = decay.unwrap(optimizer)
+    twice = [v.path for v in variables if decay.acts_on(inner, v)]
+    if twice:
+        raise ValueError(
+            f"These γ would get an L2 penalty, and the {type(inner).__name__} that the model is "
+            f"compiled with decays them as well (weight_decay={inner.weight_decay:g}): "
+            f"{', '.join(twice)}. Nothing changed. Choose one: exclude all γ from its decay first, "
+            "with exclude_from_weight_decay(model.optimizer, model, guidelines='none'), or use "
+            "exclude_from_weight_decay alone, without a penalty."
+        )
 
 
 def _regularizer(entry):
