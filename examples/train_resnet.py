@@ -42,7 +42,7 @@ import keras_gamma
 from examples import data, flags_common
 from examples.callbacks import SaveProgress, tensorboard
 from examples.cli import UsageError, run_main
-from examples.decay import decide_decay
+from examples.decay import check_decay, decide_decay
 from examples.optimizers import make_optimizer, make_schedule
 from examples.resnet import build_model, check_model_name
 from examples.run_state import Progress, Run, open_run
@@ -95,6 +95,7 @@ def train(run: Run) -> dict[str, Any]:
     print(plan)
     print_settings(run, images)
     compile_model(model, steps, for_optimizer)
+    check_decay(model, plan)
     progress = run.load_checkpoint(model)
     if progress.epochs_done:
         print(f"Resuming after epoch {progress.epochs_done} of {FLAGS.epochs}.")

@@ -409,8 +409,8 @@ def _check_not_twice(model, pairs):
         return
     if hasattr(optimizer, "optimizers"):  # `MultiOptimizer`: each has variables of its own.
         warnings.warn(
-            f"{type(optimizer).__name__} was not asked which γ its optimizers decay: see to it that "
-            "none has a penalty as well.",
+            f"{type(optimizer).__name__} was not asked which γ its optimizers decay: see to it "
+            "that none has a penalty as well.",
             stacklevel=4,
         )
         return
