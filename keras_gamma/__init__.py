@@ -30,19 +30,26 @@ if typing.TYPE_CHECKING:
     from keras_gamma.plan import PlanEntry as PlanEntry
     from keras_gamma.roles import Role as Role
     from keras_gamma.storage import load_model as load_model
+    from keras_gamma.verification import Agreement as Agreement
+    from keras_gamma.verification import Evidence as Evidence
+    from keras_gamma.verification import Verification as Verification
+    from keras_gamma.verification import verify as verify
 
 _HOMES = {
+    "Agreement": "verification",
     "Audit": "auditing",
     "AuditEntry": "auditing",
     "DecayEntry": "decoupled",
     "DecayPlan": "decoupled",
     "Decision": "plan",
+    "Evidence": "verification",
     "GammaPlan": "plan",
     "GammaRole": "find",
     "Guidelines": "guidelines",
     "PlanEntry": "plan",
     "Role": "roles",
     "RoleReport": "find",
+    "Verification": "verification",
     "apply_guidelines": "coupled",
     "audit": "auditing",
     "exclude_from_weight_decay": "decoupled",
@@ -50,22 +57,26 @@ _HOMES = {
     "load_model": "storage",
     "plan_weight_decay": "decoupled",
     "register_normalization": "norms",
+    "verify": "verification",
 }
 
 _MODULES = ("optimizers", "units")
 
 __all__ = [
+    "Agreement",
     "Audit",
     "AuditEntry",
     "DecayEntry",
     "DecayPlan",
     "Decision",
+    "Evidence",
     "GammaPlan",
     "GammaRole",
     "Guidelines",
     "PlanEntry",
     "Role",
     "RoleReport",
+    "Verification",
     "apply_guidelines",
     "audit",
     "exclude_from_weight_decay",
@@ -75,6 +86,7 @@ __all__ = [
     "plan_weight_decay",
     "register_normalization",
     "units",
+    "verify",
 ]
 
 
