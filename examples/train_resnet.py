@@ -39,17 +39,18 @@ import tensorflow as tf
 from absl import flags
 
 import keras_gamma
-from examples import data, flags_common
+from examples import data, distribution, flags_common
 from examples.callbacks import SaveProgress, tensorboard
 from examples.cli import UsageError, run_main
 from examples.decay import check_decay, decide_decay
 from examples.optimizers import make_optimizer, make_schedule
 from examples.resnet import build_model, check_model_name
-from examples.run_state import Progress, Run, open_run
+from examples.run_state import Progress, Run
 
 FLAGS = flags.FLAGS
 
 flags_common.define_run_flags(output_dir="runs/train_resnet")
+distribution.define_distribution_flags()
 SETTINGS = flags_common.define_training_flags(
     epochs=40,
     batch_size=32,
@@ -60,6 +61,7 @@ SETTINGS = flags_common.define_training_flags(
 ) + flags_common.define_image_flags(dataset="digits", model="resnet14_v1", width=24)
 
 flags.adopt_module_key_flags(flags_common)  # --help lists them
+flags.adopt_module_key_flags(distribution)
 
 _PACKAGES = ("keras_gamma", "keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 
@@ -76,31 +78,33 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError(
             "--jit_compile needs --nodeterministic: Keras compiles only one or the other"
         )
-    with open_run(FLAGS.output_dir, flags_common.settings_of(SETTINGS), resume=FLAGS.resume) as run:
+    settings = flags_common.settings_of(SETTINGS)
+    with distribution.open_run(FLAGS.output_dir, settings, resume=FLAGS.resume) as (run, cluster):
         if metrics := run.finished_metrics():
             print(f"This run had finished already, in {run.directory}:")
         else:
-            metrics = train(run)
+            metrics = train(run, cluster)
         print_result(run, metrics)
 
 
-def train(run: Run) -> dict[str, Any]:
+def train(run: Run, cluster: distribution.Cluster) -> dict[str, Any]:
     """Carries out a run, or what is left of it; returns its metrics."""
     images = load_data()
     steps = steps_per_epoch(images)
     make_reproducible()
-    model = make_model(images)
-    guidelines = keras_gamma.Guidelines.parse(FLAGS.guidelines)
-    plan, for_optimizer = decide_decay(model, FLAGS.decay, FLAGS.weight_decay, guidelines)
-    print(plan)
-    print_settings(run, images)
-    compile_model(model, steps, for_optimizer)
+    with cluster.scope():
+        model = make_model(images)
+        guidelines = keras_gamma.Guidelines.parse(FLAGS.guidelines)
+        plan, for_optimizer = decide_decay(model, FLAGS.decay, FLAGS.weight_decay, guidelines)
+        print(plan)
+        print_settings(run, images)
+        compile_model(model, steps, for_optimizer)
+        progress = run.load_checkpoint(model)
     check_decay(model, plan)
-    progress = run.load_checkpoint(model)
     if progress.epochs_done:
         print(f"Resuming after epoch {progress.epochs_done} of {FLAGS.epochs}.")
-    fit(model, run, progress, images, steps)
-    metrics = make_metrics(run, progress, images, plan)
+    fit(model, run, cluster, progress, images, steps)
+    metrics = make_metrics(run, cluster, progress, images, plan)
     run.save_model(model)
     run.write_metrics(metrics)
     return metrics
@@ -182,7 +186,12 @@ def compile_model(
 
 
 def fit(
-    model: keras.Model, run: Run, progress: Progress, images: data.ImageData, steps: int
+    model: keras.Model,
+    run: Run,
+    cluster: distribution.Cluster,
+    progress: Progress,
+    images: data.ImageData,
+    steps: int,
 ) -> None:
     """Trains the epochs that are not done yet."""
     if progress.epochs_done == FLAGS.epochs:
@@ -199,9 +208,9 @@ def fit(
         flip=FLAGS.flip,
     )
     verbose = int(FLAGS.verbose) if FLAGS.verbose != "auto" else (1 if sys.stdout.isatty() else 2)
-    model.fit(
+    cluster.fit(
+        model,
         batches,
-        shuffle=False,  # done by the data set
         steps_per_epoch=steps,
         initial_epoch=progress.epochs_done,
         epochs=FLAGS.epochs,
@@ -216,6 +225,7 @@ def fit(
 
 def make_metrics(
     run: Run,
+    cluster: distribution.Cluster,
     progress: Progress,
     images: data.ImageData,
     plan: keras_gamma.GammaPlan | keras_gamma.DecayPlan,
@@ -236,6 +246,7 @@ def make_metrics(
         "model": run.model_path.name,
         "dataset": images.describe(),
         "settings": run.settings,
+        "distribution": cluster.describe(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "plan": json.loads(plan.to_json()),
     }

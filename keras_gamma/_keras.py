@@ -23,6 +23,8 @@ Used here, and why there is no public way:
 * `Variable._path`, `Optimizer._var_key`: to try an optimizer on small stand-ins for variables.
 * `_list_all_concrete_functions` of TensorFlow's functions: the training steps that were traced
   already, which `fit` will run again whatever has been set since.
+* `Model._symbolic_build`, `Model._initial_epoch`: what `fit` does before it trains, and the epoch
+  that `BackupAndRestore` tells it to begin with.
 """
 
 import collections
@@ -328,3 +330,13 @@ class WeightDecayHook:
     def decay_variables(self, variables, keras_decay):
         """Decays `variables`; `keras_decay` does it in Keras' own way, all alike."""
         keras_decay(variables)
+
+
+def symbolic_build(model, element_spec):
+    """Creates the variables that `fit` would create on its first batch: metrics', for one."""
+    model._symbolic_build(data_batch=element_spec)
+
+
+def initial_epoch(model):
+    """The epoch that a callback has asked `fit` to begin with, or `None`."""
+    return model._initial_epoch
