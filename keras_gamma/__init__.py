@@ -5,6 +5,7 @@ command line can say something before a backend is loaded.
 """
 
 import importlib
+import sys
 import typing
 
 from keras_gamma._version import __version__ as __version__
@@ -104,6 +105,12 @@ def __getattr__(name):
     value = getattr(importlib.import_module(f"keras_gamma.{_HOMES[name]}"), name)
     globals()[name] = value  # The next use finds it without coming here.
     return value
+
+
+if "keras" in sys.modules:
+    # Saved models name these classes: Keras must know them before it loads one.
+    importlib.import_module("keras_gamma.optimizers")
+    importlib.import_module("keras_gamma.regularize")
 
 
 def __dir__():

@@ -6,7 +6,7 @@ import zipfile
 
 import keras
 
-from keras_gamma import _keras, record
+from keras_gamma import _keras, optimizers, record  # noqa: F401  (archives name optimizers)
 from keras_gamma.decay import unwrap
 from keras_gamma.decoupled import DecayPlan
 from keras_gamma.plan import GammaPlan
