@@ -67,3 +67,15 @@ def decide_decay(
         return decay_gammas(model, weight_decay, guidelines), None
     plan = keras_gamma.plan_weight_decay(model, guidelines=guidelines)
     return plan, plan
+
+
+def check_decay(model: keras.Model, plan: keras_gamma.GammaPlan | keras_gamma.DecayPlan) -> None:
+    """Measures what really shrinks in a compiled model; prints it.
+
+    Raises:
+        RuntimeError: if it is not what was planned. Nothing is trained then.
+    """
+    found = keras_gamma.audit(model, plan)
+    print(f"Audit: {found.summary()}", flush=True)
+    if not found.ok:
+        raise RuntimeError("The audit found a decay that was not planned; see above.")

@@ -5,12 +5,14 @@ command line can say something before a backend is loaded.
 """
 
 import importlib
+import sys
 import typing
 
 from keras_gamma._version import __version__ as __version__
 
 if typing.TYPE_CHECKING:
     from keras_gamma import optimizers as optimizers
+    from keras_gamma import units as units
     from keras_gamma.auditing import Audit as Audit
     from keras_gamma.auditing import AuditEntry as AuditEntry
     from keras_gamma.auditing import audit as audit
@@ -31,19 +33,26 @@ if typing.TYPE_CHECKING:
     from keras_gamma.plan import PlanEntry as PlanEntry
     from keras_gamma.roles import Role as Role
     from keras_gamma.storage import load_model as load_model
+    from keras_gamma.verification import Agreement as Agreement
+    from keras_gamma.verification import Evidence as Evidence
+    from keras_gamma.verification import Verification as Verification
+    from keras_gamma.verification import verify as verify
 
 _HOMES = {
+    "Agreement": "verification",
     "Audit": "auditing",
     "AuditEntry": "auditing",
     "DecayEntry": "decoupled",
     "DecayPlan": "decoupled",
     "Decision": "plan",
+    "Evidence": "verification",
     "GammaPlan": "plan",
     "GammaRole": "find",
     "Guidelines": "guidelines",
     "PlanEntry": "plan",
     "Role": "roles",
     "RoleReport": "find",
+    "Verification": "verification",
     "apply_guidelines": "coupled",
     "audit": "auditing",
     "distributed_fit": "distribute",
@@ -53,22 +62,26 @@ _HOMES = {
     "load_model": "storage",
     "plan_weight_decay": "decoupled",
     "register_normalization": "norms",
+    "verify": "verification",
 }
 
-_MODULES = ("optimizers",)
+_MODULES = ("optimizers", "units")
 
 __all__ = [
+    "Agreement",
     "Audit",
     "AuditEntry",
     "DecayEntry",
     "DecayPlan",
     "Decision",
+    "Evidence",
     "GammaPlan",
     "GammaRole",
     "Guidelines",
     "PlanEntry",
     "Role",
     "RoleReport",
+    "Verification",
     "apply_guidelines",
     "audit",
     "distributed_fit",
@@ -79,6 +92,8 @@ __all__ = [
     "optimizers",
     "plan_weight_decay",
     "register_normalization",
+    "units",
+    "verify",
 ]
 
 
@@ -90,6 +105,12 @@ def __getattr__(name):
     value = getattr(importlib.import_module(f"keras_gamma.{_HOMES[name]}"), name)
     globals()[name] = value  # The next use finds it without coming here.
     return value
+
+
+if "keras" in sys.modules:
+    # Saved models name these classes: Keras must know them before it loads one.
+    importlib.import_module("keras_gamma.optimizers")
+    importlib.import_module("keras_gamma.regularize")
 
 
 def __dir__():

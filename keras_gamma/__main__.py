@@ -3,12 +3,14 @@
     python -m keras_gamma model.keras                      # the table of roles
     python -m keras_gamma model.keras --json               # the same for programs
     python -m keras_gamma model.keras --apply --weight_decay=1e-4 --output=regularized.keras
+    python -m keras_gamma model.keras --verify             # the roles, checked by running it
     python -m keras_gamma model.keras --audit              # what really shrinks
     python -m keras_gamma model.keras --golden=plan.json --update --weight_decay=1e-4
     python -m keras_gamma model.keras --golden=plan.json   # has anything changed since?
 
-Exit codes: 0, all went well; 1, the model could not be read, analysed or written, the audit found
-a disagreement, or the plan is not the golden one; 2, the command line was wrong.
+Exit codes: 0, all went well; 1, the model could not be read, analysed or written, the audit or
+running the model found a disagreement, or the plan is not the golden one; 2, the command line was
+wrong.
 """
 
 import json
@@ -26,6 +28,9 @@ _FLAGS = flags.FlagValues()
 _JSON = flags.DEFINE_bool("json", False, "Print JSON.", flag_values=_FLAGS)
 _APPLY = flags.DEFINE_bool(
     "apply", False, "Set the regularizers and write the model to --output.", flag_values=_FLAGS
+)
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "Check every role by running the model.", flag_values=_FLAGS
 )
 _AUDIT = flags.DEFINE_bool(
     "audit", False, "Measure what really shrinks in the compiled model.", flag_values=_FLAGS
@@ -129,7 +134,7 @@ def _parse(argv):
 
 def _check_flags():
     """Flags that do not go together are an error, never ignored."""
-    modes = [flag for flag in ("apply", "audit", "golden") if _FLAGS[flag].value]
+    modes = [flag for flag in ("apply", "verify", "audit", "golden") if _FLAGS[flag].value]
     if len(modes) > 1:
         raise _UsageError(f"--{modes[0]} and --{modes[1]} do not go together.")
     if _UPDATE.value and not _GOLDEN.value:
@@ -169,6 +174,8 @@ def _run(path, inputs):
     _quiet.import_keras()
     model = _load(path)
     try:
+        if _VERIFY.value:
+            return _verify(model, inputs)
         if _AUDIT.value:
             return _audit(model, inputs)
         if _GOLDEN.value:
@@ -204,6 +211,13 @@ def _apply(model, inputs):
     plan = _plan(model, inputs, _OVERWRITE.value)
     _save(model, _OUTPUT.value)
     return plan.to_json() if _JSON.value else f"{plan}\nWritten to {_OUTPUT.value}"
+
+
+def _verify(model, inputs):
+    import keras_gamma
+
+    found = keras_gamma.verify(model, inputs)
+    return (found.to_json() if _JSON.value else str(found)), found.ok
 
 
 def _audit(model, inputs):

@@ -8,7 +8,8 @@ import math
 import keras
 
 from keras_gamma import measure, paths, record, regularize, report
-from keras_gamma.decoupled import DecayPlan, plan_weight_decay, unwrap
+from keras_gamma.decay import decays, unwrap
+from keras_gamma.decoupled import DecayPlan, plan_weight_decay
 from keras_gamma.plan import Decision, GammaPlan
 from keras_gamma.roles import Role
 
@@ -163,7 +164,7 @@ def audit(model, plan=None, *, guidelines=None, inputs=None):
     inner = None if optimizer is None else unwrap(optimizer)
     variables = model.trainable_variables
     coupled = measure.pulls(variables)
-    decoupled = [None] * len(variables) if inner is None else measure.decays(inner, variables)
+    decoupled = [None] * len(variables) if inner is None else decays(inner, variables)
     wanted, problems = _intentions(model, inner, plan, guidelines, inputs)
     stale, steps_problems, notes = measure.check_step(model)
     entries = []

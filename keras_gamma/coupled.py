@@ -2,8 +2,9 @@
 
 from keras_gamma.find import find_roles
 from keras_gamma.guidelines import Guidelines
-from keras_gamma.plan import GammaPlan, decide, l2_from
+from keras_gamma.plan import GammaPlan, decide
 from keras_gamma.regularize import Slot
+from keras_gamma.units import l2_from
 
 
 def apply_guidelines(

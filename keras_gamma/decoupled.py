@@ -6,14 +6,13 @@ import json
 import re
 import warnings
 
-import keras
-
 from keras_gamma import _keras, paths, record, regularize, report
 from keras_gamma._version import __version__
+from keras_gamma.decay import unwrap
 from keras_gamma.find import find_roles
 from keras_gamma.guidelines import Guidelines
-from keras_gamma.plan import check_strength
 from keras_gamma.roles import Role
+from keras_gamma.units import check_strength
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,24 +376,6 @@ def _put(plan, optimizer, model):
     plan = _read_back(plan, variables, inner)
     record.attach(model).remember_decoupled(plan, inner)
     return plan
-
-
-def unwrap(optimizer):
-    """The optimizer that does the decay: the inner one of a `LossScaleOptimizer`."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return unwrap(optimizer.inner_optimizer)
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise TypeError(
-            "Expected a Keras optimizer such as keras.optimizers.AdamW(...). "
-            f"Received: {optimizer!r} (of type {type(optimizer).__name__})"
-        )
-    if hasattr(optimizer, "optimizers"):
-        raise ValueError(
-            f"{type(optimizer).__name__} holds several optimizers, each with a weight decay of "
-            "its own: call exclude_from_weight_decay before they are put together, or use one "
-            "optimizer of keras_gamma.optimizers, which takes a strength per variable."
-        )
-    return optimizer
 
 
 def _check_built(inner, model):

@@ -51,12 +51,13 @@ def _dtype(dtype):
     return keras.config.floatx() if dtype == "float64" else dtype
 
 
-def trace_model(model, inputs=None):
+def trace_model(model, inputs=None, **kwargs):
     """Traces `model` on `inputs`, or on its own input specs.
 
     Args:
         model: a `keras.Model`.
         inputs: see `specs_from`; may be left out where the model knows its own.
+        **kwargs: for `keras_gamma.trace.trace`.
 
     Returns:
         A `keras_gamma.trace.Trace`.
@@ -73,7 +74,7 @@ def trace_model(model, inputs=None):
         )
     specs = _own_specs(model) if inputs is None else specs_from(inputs)
     try:
-        return trace(model, specs)
+        return trace(model, specs, **kwargs)
     except TraceError as error:
         given = "its own input specs" if inputs is None else f"inputs={inputs!r}"
         raise ValueError(

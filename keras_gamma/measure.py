@@ -1,14 +1,9 @@
-"""What really shrinks a variable: measured, on copies, by steps of real optimizers."""
+"""What really acts on γ in a training step: penalties, and steps that were traced before."""
 
 import keras
 
 from keras_gamma import _keras, regularize
-
-
-def _small(variable):
-    """A shape of the same rank; optimizers treat matrices and vectors differently."""
-    return (2,) * len(variable.shape)
-
+from keras_gamma.decay import mean, small
 
 _ELEMENTWISE = (keras.regularizers.L1L2, keras.regularizers.L1, keras.regularizers.L2,
                 regularize.UnitOffsetL2)  # fmt: skip
@@ -33,7 +28,7 @@ def pulls(variables):
         if regularizer is None:
             continue
         # Other regularizers may depend on the shape.
-        shape = _small(variable) if type(regularizer) in _ELEMENTWISE else variable.shape
+        shape = small(variable) if type(regularizer) in _ELEMENTWISE else variable.shape
         start = 0.0 if isinstance(regularizer, regularize.UnitOffsetL2) else 1.0
         stand_in = _keras.stand_in(variable, shape, start)
         stand_in.regularizer = regularizer
@@ -50,33 +45,8 @@ def pulls(variables):
     )
     model.train_on_batch(keras.ops.zeros((1, 1)), keras.ops.zeros((1, 1)))
     for i, start, stand_in in penalized:
-        found[i] = start - _mean(stand_in)
+        found[i] = start - mean(stand_in)
     return found
-
-
-def decays(optimizer, variables):
-    """The share of each variable that a step with gradients of zero takes off, by η."""
-    config = dict(optimizer.get_config())
-    # So large a learning rate that half of w goes: in float32, little would be lost in the 1.
-    eta = 0.5 / optimizer.weight_decay if optimizer.weight_decay else 0.125
-    config["learning_rate"] = eta
-    for name in ("clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps",
-                 "loss_scale_factor"):  # fmt: skip
-        if name in config:
-            config[name] = None
-    if "use_ema" in config:
-        config["use_ema"] = False
-    copy = type(optimizer).from_config(config)
-    stand_ins = [_keras.stand_in(variable, _small(variable), 1.0) for variable in variables]
-    copy.build(stand_ins)
-    _keras.copy_exclusions(optimizer, copy, zip(variables, stand_ins, strict=True))
-    copy.apply([keras.ops.zeros(s.shape) for s in stand_ins], stand_ins)
-    shares = [(1.0 - _mean(stand_in)) / eta for stand_in in stand_ins]
-    return [0.0 if abs(share * eta) < 1e-6 else share for share in shares]
-
-
-def _mean(variable):
-    return float(keras.ops.convert_to_numpy(variable).astype("float64").mean())
 
 
 def check_step(model):

@@ -13,7 +13,7 @@ import collections
 import keras
 
 from keras_gamma import _keras, paths
-from keras_gamma.plan import check_strength
+from keras_gamma.units import check_strength
 
 
 class _Decay:

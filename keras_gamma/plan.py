@@ -6,13 +6,15 @@ import enum
 import json
 import math
 import pathlib
+import warnings
 
 import keras
 
-from keras_gamma import paths, record, regularize, report
+from keras_gamma import decay, paths, record, regularize, report
 from keras_gamma._version import __version__
 from keras_gamma.guidelines import Guidelines
 from keras_gamma.roles import Role
+from keras_gamma.units import check_strength
 
 _FORMAT = "keras_gamma.plan"
 _FORMAT_VERSION = 1
@@ -47,44 +49,6 @@ class PlanEntry:
     strength: float
     reason: str
     neutral: float | None = 1.0
-
-
-def check_strength(name, value):
-    """`value` as a float. Raises `ValueError` unless it is a finite number ≥ 0."""
-    try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or number < 0:
-        raise ValueError(f"`{name}` must be a finite number ≥ 0. Received: {value!r}")
-    return number
-
-
-def l2_from(l2=None, weight_decay=None):
-    """The strength in Keras' convention, from exactly one of two conventions.
-
-    `l2` is Keras': penalty `l2 · Σγ²`, gradient `2 · l2 · γ`. `weight_decay` is that of torch and
-    timm: penalty `½ · weight_decay · Σγ²`, gradient `weight_decay · γ`. So
-    `l2 = weight_decay / 2`.
-
-    Raises:
-        ValueError: for both or neither, or for a strength that is not finite and ≥ 0.
-
-    Example:
-
-    >>> from keras_gamma.plan import l2_from
-    >>> l2_from(weight_decay=1e-3)
-    0.0005
-    """
-    if (l2 is None) == (weight_decay is None):
-        got = "neither" if l2 is None else f"both (l2={l2!r}, weight_decay={weight_decay!r})"
-        raise ValueError(
-            "Give exactly one of `l2` (Keras: penalty l2·Σγ²) and `weight_decay` (torch, timm: "
-            f"gradient weight_decay·γ, the same as l2 = weight_decay/2). Received: {got}."
-        )
-    if l2 is not None:
-        return check_strength("l2", l2)
-    return check_strength("weight_decay", weight_decay) / 2
 
 
 def decide(roles, guidelines, l2):
@@ -389,6 +353,7 @@ class GammaPlan(collections.abc.Sequence):
                 f"set before the model was saved): {', '.join(conflicts)}. Nothing changed. Pass "
                 "overwrite=True to replace them, or set their gamma_regularizer to None."
             )
+        _check_not_twice(model, pairs)
         changes = [regularize.Change(slot, _regularizer(entry)) for entry, slot in pairs]
         self._undos = regularize.apply_changes(model, changes)
         self._model = model
@@ -434,6 +399,31 @@ class GammaPlan(collections.abc.Sequence):
                 "names, or call apply_guidelines on this model."
             )
         return [(entry, slots[names[entry.path]]) for entry in wanted]
+
+
+def _check_not_twice(model, pairs):
+    """Raises `ValueError` if the optimizer that `model` is compiled with decays such a γ, too."""
+    optimizer = getattr(model, "optimizer", None)
+    variables = [slot.variable for entry, slot in pairs if entry.decision is Decision.APPLY]
+    if optimizer is None or not variables:
+        return
+    if hasattr(optimizer, "optimizers"):  # `MultiOptimizer`: each has variables of its own.
+        warnings.warn(
+            f"{type(optimizer).__name__} was not asked which γ its optimizers decay: see to it "
+            "that none has a penalty as well.",
+            stacklevel=4,
+        )
+        return
+    inner = decay.unwrap(optimizer)
+    twice = [v.path for v in variables if decay.acts_on(inner, v)]
+    if twice:
+        raise ValueError(
+            f"These γ would get an L2 penalty, and the {type(inner).__name__} that the model is "
+            f"compiled with decays them as well (weight_decay={inner.weight_decay:g}): "
+            f"{', '.join(twice)}. Nothing changed. Choose one: exclude all γ from its decay first, "
+            "with exclude_from_weight_decay(model.optimizer, model, guidelines='none'), or use "
+            "exclude_from_weight_decay alone, without a penalty."
+        )
 
 
 def _regularizer(entry):

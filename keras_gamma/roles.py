@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 
 
 @dataclasses.dataclass
-class _Join:
+class Join:
     """A sum, its operands after flattening, and, if it is residual, its fork and skip."""
 
     operands: tuple[int, ...]
@@ -70,7 +70,7 @@ def classify(graph):
     Returns:
         A dict from node number to `Verdict`, one entry for each node of kind `NORM`.
     """
-    joins = _find_joins(graph)
+    joins = find_joins(graph)
     return {
         index: _judge(graph, joins, index)
         for index, node in enumerate(graph.nodes)
@@ -78,8 +78,9 @@ def classify(graph):
     }
 
 
-def _find_joins(graph):
-    joins: dict[int, _Join] = {}
+def find_joins(graph):
+    """Every live sum of `graph`: a dict from node number to `Join`."""
+    joins: dict[int, Join] = {}
     for index, node in enumerate(graph.nodes):
         if node.kind is not Kind.SUM or not graph.live[index]:
             continue
@@ -91,7 +92,7 @@ def _find_joins(graph):
                 operands.extend(inner.operands)
             else:
                 operands.append(operand)
-        join = _Join(tuple(operands), _fork(graph, operands))
+        join = Join(tuple(operands), _fork(graph, operands))
         join.skip = _find_skip(graph, join)
         joins[index] = join
     return joins
@@ -178,7 +179,7 @@ def _follow(graph, joins, norm):
                 case Kind.SUM if softmax:
                     findings.setdefault("temperature", _temperature(softmax))
                 case Kind.SUM:
-                    final = _final_sum(joins, index)
+                    final = final_sum(joins, index)
                     arrived.setdefault(final, set()).add(current)
                     join = joins[final]
                     if not join.residual and arrived[final] >= set(join.operands):
@@ -215,7 +216,8 @@ def _temperature(softmax):
     )
 
 
-def _final_sum(joins, index):
+def final_sum(joins, index):
+    """The sum that a chain of sums ends with: its operands are those of the whole chain."""
     while joins[index].merged_into is not None:
         index = joins[index].merged_into
     return index

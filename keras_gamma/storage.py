@@ -6,8 +6,9 @@ import zipfile
 
 import keras
 
-from keras_gamma import _keras, record
-from keras_gamma.decoupled import DecayPlan, unwrap
+from keras_gamma import _keras, optimizers, record  # noqa: F401  (archives name optimizers)
+from keras_gamma.decay import unwrap
+from keras_gamma.decoupled import DecayPlan
 from keras_gamma.plan import GammaPlan
 
 
@@ -94,9 +95,6 @@ def _find(model, content):
 
 
 def _apply(content, model, compiled):
-    if content["coupled"] is not None:
-        plan = GammaPlan.from_json(json.dumps(content["coupled"]))
-        plan.apply(model)
     if content["decoupled"] is not None and compiled:
         plan = DecayPlan.from_json(json.dumps(content["decoupled"]))
         optimizer = getattr(model, "optimizer", None)
@@ -107,3 +105,7 @@ def _apply(content, model, compiled):
             record.attach(model).remember_decoupled(plan, unwrap(optimizer))
         else:
             plan.apply(optimizer, model)
+    # After the exclusions: a γ under both would be an error.
+    if content["coupled"] is not None:
+        plan = GammaPlan.from_json(json.dumps(content["coupled"]))
+        plan.apply(model)

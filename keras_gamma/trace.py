@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import inspect
 import warnings
+from typing import Any, NamedTuple
 
 import keras
 from keras import tree
@@ -27,6 +28,24 @@ class NormCall:
     node: int
 
 
+class Step(NamedTuple):
+    """One call that was not opened any further, as it can be made again with numbers.
+
+    Args:
+        operation: a `keras.Operation`, or a function for a view on a tensor.
+        args: its positional arguments, with `KerasTensor`s in them.
+        kwargs: its keyword arguments.
+        outputs: structure of `KerasTensor`s.
+        numbers: tuple, the node number of each output, `None` where it is no node.
+    """
+
+    operation: Any
+    args: tuple
+    kwargs: dict
+    outputs: Any
+    numbers: tuple[int | None, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Trace:
     """What a trace saw.
@@ -36,12 +55,18 @@ class Trace:
         calls: tuple of `NormCall`, in the order of computation.
         opaque: dict from the id of each layer in a part that could not be opened to the cause.
         rejected: ids of layers that look like normalizations but do not behave as one.
+        inputs: tuple of the `KerasTensor`s it was traced on.
+        steps: tuple of `Step`, in the order of computation.
+        outputs: tuple of `KerasTensor`s.
     """
 
     graph: Graph
     calls: tuple[NormCall, ...]
     opaque: dict[int, str]
     rejected: frozenset[int]
+    inputs: tuple[keras.KerasTensor, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[keras.KerasTensor, ...]
 
 
 class TraceError(Exception):
@@ -55,12 +80,13 @@ _SEQUENCE = (16, 64, 256, 1024, 16000)
 _BATCH = 2
 
 
-def trace(model, inputs):
+def trace(model, inputs, batch=_BATCH):
     """Traces `model` on `inputs`.
 
     Args:
         model: a `keras.Layer` or `keras.Model`.
         inputs: a structure of `keras.KerasTensor`; unknown dimensions are filled in.
+        batch: integer, what an unknown batch dimension is filled in with.
 
     Returns:
         A `Trace`.
@@ -71,7 +97,9 @@ def trace(model, inputs):
     best: Trace | None = None
     error: TraceError | None = None
     for sizes in _candidates(inputs):
-        concrete = tree.map_structure(lambda spec, sizes=sizes: _fill_in(spec, *sizes), inputs)
+        concrete = tree.map_structure(
+            lambda spec, sizes=sizes: _fill_in(spec, batch, *sizes), inputs
+        )
         try:
             found = _trace_once(model, concrete)
         except TraceError as e:
@@ -97,13 +125,13 @@ def _candidates(inputs):
     return [(_SPATIAL[0], size) for size in _SEQUENCE]
 
 
-def _fill_in(spec, spatial, sequence):
+def _fill_in(spec, batch, spatial, sequence):
     if not isinstance(spec, keras.KerasTensor):
         return spec
     size = spatial if len(spec.shape) >= 4 else sequence
     shape = [size if d is None else d for d in spec.shape]
     if spec.shape and spec.shape[0] is None:
-        shape[0] = _BATCH
+        shape[0] = batch
     name = _keras.name_of_input(spec)
     return keras.KerasTensor(tuple(shape), dtype=spec.dtype, sparse=spec.sparse, name=name)
 
@@ -159,6 +187,8 @@ class _Tracer:
         self._model = model
         self._nodes = []
         self._calls = []
+        self._inputs = []
+        self._steps = []
         self._opaque = {}
         # id(tensor) -> number of its node, or None for a tensor without a scale (a mask).
         self._number = {}
@@ -172,16 +202,21 @@ class _Tracer:
     # What the trace yields ------------------------------------------------------------------
 
     def add_input(self, tensor, name):
+        self._inputs.append(tensor)
         indices = tensor.dtype == "bool" or ("int" in tensor.dtype and len(tensor.shape) < 3)
         self._assign(tensor, None if indices else self._write(Kind.INPUT, (), name))
 
     def finish(self, outputs):
-        numbers = _numbers(self._number.get(id(t)) for t in _keras_tensors(outputs))
+        tensors = _keras_tensors(outputs)
+        numbers = _numbers(self._number.get(id(t)) for t in tensors)
         return Trace(
             Graph(self._nodes, numbers),
             tuple(self._calls),
             dict(self._opaque),
             frozenset(self._rejected),
+            tuple(self._inputs),
+            tuple(self._steps),
+            tuple(tensors),
         )
 
     # Receiving calls ------------------------------------------------------------------------
@@ -218,6 +253,7 @@ class _Tracer:
         number = self._write(Kind.NORM, _numbers([self._number_of(source)]), self._label())
         self._calls.append(NormCall(layer, entry, number))
         self._assign(outputs, number)
+        self._note_step(layer, args, kwargs, outputs)
         return outputs
 
     def _open(self, layer, args, kwargs):
@@ -283,19 +319,28 @@ class _Tracer:
     def _slice_wise(self, function, tensors, axis):
         """Runs `function` on one slice of `tensors` along `axis`: it does the same to each."""
         size = _keras_tensors(tensors)[0].shape[axis]
+
+        def one(value):
+            return keras.ops.take(value, 0, axis=axis)
+
+        def again(value):
+            return keras.ops.repeat(keras.ops.expand_dims(value, axis), size, axis=axis)
+
         slices = tree.map_structure(
-            lambda t: self._view(t, (*t.shape[:axis], *t.shape[axis + 1 :])), tensors
+            lambda t: self._view(t, (*t.shape[:axis], *t.shape[axis + 1 :]), one), tensors
         )
         return tree.map_structure(
-            lambda t: self._view(t, (*t.shape[:axis], size, *t.shape[axis:])), function(slices)
+            lambda t: self._view(t, (*t.shape[:axis], size, *t.shape[axis:]), again),
+            function(slices),
         )
 
-    def _view(self, tensor, shape):
+    def _view(self, tensor, shape, function):
         view = keras.KerasTensor(shape, dtype=tensor.dtype)
         number = self._number_of(tensor)
         if number is not None:
             number = self._write(Kind.IDENTITY, (number,), self._label())
         self._assign(view, number)
+        self._note_step(function, (tensor,), {}, view)
         return view
 
     def _note_scale_of(self, operation, args, kwargs):
@@ -345,6 +390,7 @@ class _Tracer:
         if kind is None or not (data or _is_weighted(operation, args, kwargs)):
             for tensor in _keras_tensors(outputs):
                 self._assign(tensor, None)
+            self._note_step(operation, args, kwargs, outputs)
             return
         numbers = [self._number[id(t)] for t in data]
         if kind is Kind.ATTENTION:
@@ -358,6 +404,11 @@ class _Tracer:
         group = self._group if kind is Kind.SUM else None
         for tensor in _keras_tensors(outputs):
             self._assign(tensor, self._write(kind, numbers, label, homogeneous, group))
+        self._note_step(operation, args, kwargs, outputs)
+
+    def _note_step(self, operation, args, kwargs, outputs):
+        numbers = tuple(self._number[id(t)] for t in _keras_tensors(outputs))
+        self._steps.append(Step(operation, args, kwargs, outputs, numbers))
 
     def _split_attention(self, operation, args, numbers):
         """Puts the value last; all other operands only decide how values are weighed."""
@@ -383,11 +434,13 @@ class _Tracer:
 
     def _mark(self):
         """How far the trace has come, for `_forget_since`."""
-        return len(self._nodes), len(self._calls), len(self._tensors_alive), dict(self._opaque)
+        counts = (len(part) for part in (self._nodes, self._calls, self._steps))
+        return *counts, len(self._tensors_alive), dict(self._opaque)
 
-    def _forget_since(self, nodes, calls, tensors, opaque):
+    def _forget_since(self, nodes, calls, steps, tensors, opaque):
         del self._nodes[nodes:]
         del self._calls[calls:]
+        del self._steps[steps:]
         for tensor in self._tensors_alive[tensors:]:
             self._number.pop(id(tensor), None)
         del self._tensors_alive[tensors:]

@@ -222,8 +222,8 @@ def test_our_own_changes_are_never_stale():
     model = block()
     model.compile(adamw(), "mse")
     fit(model)
-    apply_guidelines(model, l2=0.25)
     exclude_from_weight_decay(model.optimizer, model, guidelines="none")
+    apply_guidelines(model, l2=0.25)
     found = audit(model)
     assert (found.ok, found.notes) == (True, ())
 

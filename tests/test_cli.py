@@ -206,6 +206,14 @@ def test_a_malformed_golden_plan(saved, tmp_path, capsys):
     )
 
 
+def test_verify(saved, capsys):
+    code, out, _ = run(capsys, saved, "--verify")
+    assert code == 0
+    assert "agree 2, disagree 0, not testable 0" in out
+    code, out, _ = run(capsys, saved, "--verify", "--json")
+    assert [e["measured"] for e in json.loads(out)["entries"]] == ["residual_last", "trunk"]
+
+
 def test_audit(tmp_path, capsys):
     path = str(tmp_path / "model.keras")
     model = block()

@@ -174,6 +174,26 @@ def test_counted_twice_is_an_error_with_the_way_out():
     exclude_from_weight_decay(adamw(), model)
 
 
+@pytest.mark.parametrize("cls", [keras.optimizers.AdamW, keras_gamma.optimizers.AdamW])
+def test_counted_twice_the_other_way_round(cls):
+    """A penalty on a γ that the compiled optimizer decays."""
+    model = block()
+    model.compile(adamw(cls), "mse")
+    with pytest.raises(ValueError, match=r"ln/gamma\. Nothing changed.*guidelines='none'"):
+        apply_guidelines(model, l2=0.5)
+    assert model.losses == []
+    exclude_from_weight_decay(model.optimizer, model, guidelines="none")
+    assert apply_guidelines(model, l2=0.5)[0].strength == 0.5
+
+
+def test_several_optimizers_are_not_asked():
+    model = block()
+    several = keras.optimizers.OptimizerMap(default_optimizer=adamw())
+    model.compile(keras.optimizers.MultiOptimizer(several), "mse")
+    with pytest.warns(UserWarning, match="not asked which γ"):
+        assert apply_guidelines(model, l2=0.5)[0].strength == 0.5
+
+
 def test_one_plus_scale_is_not_decayed():
     """Decay of the stored scale would pull γ to 1."""
 

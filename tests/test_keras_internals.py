@@ -106,8 +106,9 @@ def test_no_private_name_outside_its_room():
 
 # From the bottom up: no module imports from one that stands further down.
 ORDER = (
-    "_version paths _quiet _keras record norms graph operations trace inputs roles report find "
-    "guidelines regularize plan coupled decoupled optimizers storage measure auditing distribute"
+    "_version units paths _quiet _keras decay record norms graph operations trace inputs roles "
+    "report find guidelines regularize plan coupled decoupled optimizers storage measure auditing "
+    "replay verification distribute"
 ).split()
 
 

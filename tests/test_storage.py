@@ -3,6 +3,8 @@
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 import warnings
 import zipfile
 
@@ -150,6 +152,31 @@ def test_our_optimizers_need_no_help_and_no_warning(tmp_path):
     exclude_from_weight_decay(optimizer, model)
     model.compile(optimizer, "mse")
     assert_trains_on_alike(model, tmp_path / "m.keras", count=0)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import keras, keras_gamma; load = keras.models.load_model",
+        "import keras_gamma; load = keras_gamma.load_model",
+    ],
+)
+def test_our_optimizers_load_in_a_new_process(tmp_path, code):
+    """Nothing but an import of the package is needed for Keras to know their classes."""
+    model = rms_block()
+    optimizer = keras_gamma.optimizers.AdamW(0.1, weight_decay=0.5)
+    plan = exclude_from_weight_decay(optimizer, model)
+    model.compile(optimizer, "mse")
+    model.fit(*data(), verbose=0)
+    saved(model, tmp_path / "m.keras", count=0)
+    code += "; import sys; print(load(sys.argv[1]).optimizer.decay)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "m.keras")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(plan.factors())
 
 
 def test_a_model_rebuilt_from_a_few_numbers(tmp_path):
