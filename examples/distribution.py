@@ -137,10 +137,15 @@ class Cluster:
             "same examples in the same order as on one device\n"
             "  learning rate and decay: for the global batch, not scaled\n"
             "  batch normalization: over the global batch\n"
-            "  seeds: the same on all replicas; dropout draws the same mask on each\n"
+            f"  seeds: the same for all; dropout draws {self._masks}\n"
             f"  checkpoints and logs: written by worker {self.index}, read by all",
             flush=True,
         )
+
+    @property
+    def _masks(self) -> str:
+        on_jax = keras.backend.backend() == "jax"
+        return "over the global batch" if on_jax else "the same mask on each replica"
 
 
 @contextlib.contextmanager
