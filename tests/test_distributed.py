@@ -1,9 +1,11 @@
 """Training on several devices and in several processes, for real, on the loopback interface."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 pytest.importorskip("tensorflow_datasets")
 
-from examples import distribution, rendezvous, throughput  # noqa: E402
+from examples import distribution, files, rendezvous, throughput  # noqa: E402
 from examples.cli import UsageError  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # third-party packages warn of their own ways
@@ -113,15 +115,30 @@ def check(ended):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Folders of what each way of distributing came to."""
-    root = tmp_path_factory.mktemp("trained")
+    """Folders of what each way of distributing came to, and what was printed.
+
+    Once for all processes of pytest-xdist: these are a dozen trainings.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    root, printed = shared / "trained", shared / "trained.json"
+    with files.locked(shared / "trained.lock", wait=True):
+        if not printed.exists():
+            shutil.rmtree(root, ignore_errors=True)
+            printed.write_text(json.dumps(train_all(root)))
+    return {path.name: path for path in root.iterdir()}, json.loads(printed.read_text())
+
+
+def train_all(root):
+    """Trains in all ways; returns what four of the processes printed."""
     both = {"DECAYS": "coupled decoupled clipped", "VALIDATION": "17"}
     alone = both | {"DECAYS": "coupled decoupled clipped none unspared unclipped"}
-    jax = both | {"KERAS_BACKEND": "jax", "VALIDATION": "16"}
+    jax = {"KERAS_BACKEND": "jax", "DECAYS": "coupled decoupled", "VALIDATION": "16"}
     names = ("one", "mirrored", "workers", "devices", "jax_one", "jax_mirrored")
     folders = {name: root / name for name in names}
     for folder in folders.values():
-        folder.mkdir()
+        folder.mkdir(parents=True)
     two = ["--virtual_devices=2"]
     mirrored = ["--strategy=mirrored", *two]
     printed = check(
@@ -142,7 +159,7 @@ def trained(tmp_path_factory):
     )
     printed += check(cluster_of_two([*WORKER, folders["workers"]], environment=(both, both)))
     check(cluster_of_two([*WORKER, folders["devices"], *two], environment=(both, both)))
-    return folders, [out for _, out, _ in printed]
+    return [out for _, out, _ in printed]
 
 
 def result(folder, decay, worker=0):
@@ -157,20 +174,19 @@ def distance(one, other):
     return max(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-30) for a, b in pairs)
 
 
-@pytest.mark.parametrize("decay", ["coupled", "decoupled", "clipped"])
 @pytest.mark.parametrize(
-    ("one", "name", "workers", "replicas"),
+    ("decays", "one", "name", "workers", "replicas"),
     [
-        ("one", "mirrored", 1, 2),
-        ("one", "workers", 2, 2),
-        ("one", "devices", 2, 4),
-        ("jax_one", "jax_mirrored", 1, 2),
+        ("coupled decoupled clipped", "one", "mirrored", 1, 2),
+        ("coupled decoupled clipped", "one", "workers", 2, 2),
+        ("coupled decoupled clipped", "one", "devices", 2, 4),
+        ("coupled decoupled", "jax_one", "jax_mirrored", 1, 2),
     ],
 )
-def test_losses_and_weights_are_those_of_one_replica(trained, decay, one, name, workers, replicas):
+def test_losses_and_weights_are_those_of_one_replica(trained, decays, one, name, workers, replicas):
     folders, _ = trained
-    alone, alone_weights = result(folders[one], decay)
-    for worker in range(workers):
+    for decay, worker in itertools.product(decays.split(), range(workers)):
+        alone, alone_weights = result(folders[one], decay)
         here, weights = result(folders[name], decay, worker)
         assert (here["workers"], here["replicas"]) == (workers, replicas)
         assert len(here["losses"]) == 20
@@ -615,6 +631,14 @@ def test_another_backend_is_told():
     [(_, printed, errors)] = launch([(["-c", code], {"KERAS_BACKEND": "jax"})])
     assert printed == "True\n"
     assert "RuntimeError: distributed_fit needs Keras on TensorFlow" in errors
+
+
+def test_the_documents_script_runs_as_it_stands(tmp_path):
+    text = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = f"import os\nos.chdir({str(tmp_path)!r})\n{code}"
+    [(_, printed, _)] = check(launch([(["-c", code], {"PYTHONPATH": str(ROOT)})]))
+    assert "Epoch 2/2" in printed and (tmp_path / "model.keras").exists()
 
 
 # --- plans on distributed variables ---------------------------------------------------------------
