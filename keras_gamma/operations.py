@@ -249,8 +249,7 @@ def power_of(operation, args):
         return -1.0 if divides(operation) and data == [1] else 1.0
     if name == "Power":
         exponent = args[1] if len(args) > 1 else None
-        constant = isinstance(exponent, (int, float)) and data == [0]
-        return float(exponent) if constant else None
+        return float(exponent) if isinstance(exponent, (int, float)) and data == [0] else None
     if name in _POWERS:
         return _POWERS[name]
     if name in _CUT or name in _HOMOGENEOUS or name in _LINEAR | _IDENTITIES | _SUMS:
