@@ -14,6 +14,7 @@ EXAMPLES = [
     "absl-py",
     "importlib_resources",  # tfds 4.9.10 imports it, and does not say so
     "keras-cv==0.9.0",
+    "matplotlib",
     "scikit-learn",
     "tensorboard",
     "tensorflow-datasets>=4.9.10",
@@ -23,6 +24,7 @@ TEST = [
     *EXAMPLES,
     *HUB,
     "hypothesis",
+    "jax",
     "mypy",
     "pytest",
     "pytest-xdist",

@@ -60,11 +60,11 @@ def load_images(
     Raises:
         UsageError: the set is unknown, cannot be had, or is not one of images of one label each.
     """
-    builder = _prepared(name, data_dir)
+    builder = prepared(name, data_dir)
     image_key, label_key = _supervised_keys(builder.info)
     image_feature = builder.info.features[image_key]
     shape = _image_shape(builder.info.name, image_feature.shape, image_size)
-    test_split = _test_split(builder.info)
+    split_to_test_on = test_split(builder.info)
     resize = image_feature.shape[:2] != shape[:2]
 
     def read(split: str, limit: int = 0) -> tuple[tf.data.Dataset, int]:
@@ -82,14 +82,14 @@ def load_images(
         return (_cached(dataset) if cache else dataset), size
 
     train, train_size = read("train", limit_examples)
-    test, test_size = read(test_split)
+    test, test_size = read(split_to_test_on)
     return ImageData(
         full_name=builder.info.full_name,
         train=train,
         test=test,
         train_size=train_size,
         test_size=test_size,
-        test_split=test_split,
+        test_split=split_to_test_on,
         image_shape=shape,
         num_classes=builder.info.features[label_key].num_classes,
     )
@@ -168,7 +168,7 @@ def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         raise UsageError(f"cannot open the data set {name!r}: {_first_line(error)}") from error
 
 
-def _prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+def prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """Returns a builder whose files are there; only one process at a time prepares them."""
     builder = _find_builder(name, data_dir)
     if _is_prepared(builder):
@@ -201,7 +201,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    """Like `builder.is_prepared()`, which warns where there is nothing yet."""
+    """Like `builder.isprepared()`, which warns where there is nothing yet."""
     return (builder.data_path / "dataset_info.json").exists()
 
 
@@ -234,7 +234,7 @@ def _image_shape(name: str, shape: tuple[int | None, ...], image_size: int) -> t
     return height, width, channels
 
 
-def _test_split(info: tfds.core.DatasetInfo) -> str:
+def test_split(info: tfds.core.DatasetInfo) -> str:
     """Returns the split to test on: `test`, or `validation` where there is no `test`."""
     splits = list(info.splits)
     if not splits:

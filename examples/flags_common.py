@@ -52,6 +52,7 @@ def define_training_flags(
     learning_rate: float,
     warmup_epochs: float,
     weight_decay: float,
+    decay: str,
 ) -> Holders:
     """Defines the hyperparameters of training, with a script's defaults."""
     return [
@@ -81,7 +82,7 @@ def define_training_flags(
         ),
         flags.DEFINE_enum(
             "decay",
-            "coupled",
+            decay,
             ["coupled", "decoupled"],
             "Coupled: L2 in the loss. Decoupled: by the optimizer (AdamW, arXiv:1711.05101).",
         ),
@@ -104,8 +105,8 @@ def define_training_flags(
     ]
 
 
-def define_image_flags(*, dataset: str, model: str, width: int) -> Holders:
-    """Defines the choice of an image data set, of a model for it, and of augmentation."""
+def define_image_flags(*, dataset: str | None) -> Holders:
+    """Defines the choice of an image data set, and of augmentation."""
     return [
         flags.DEFINE_string(
             "dataset", dataset, "An image classification set of tensorflow-datasets, or digits."
@@ -113,6 +114,17 @@ def define_image_flags(*, dataset: str, model: str, width: int) -> Holders:
         flags.DEFINE_integer(
             "image_size", 0, "Side to resize images to; 0: leave them.", lower_bound=0
         ),
+        flags.DEFINE_integer(
+            "shift", -1, "Move training images by up to so many pixels; -1: an eighth.", -1
+        ),
+        flags.DEFINE_bool("flip", False, "Mirror every other training image, left to right."),
+        flags.DEFINE_integer("eval_batch_size", 512, "Examples in a test batch.", lower_bound=1),
+    ]
+
+
+def define_resnet_flags(*, model: str, width: int) -> Holders:
+    """Defines the choice of a residual network."""
+    return [
         flags.DEFINE_string(
             "model",
             model,
@@ -122,11 +134,47 @@ def define_image_flags(*, dataset: str, model: str, width: int) -> Holders:
         flags.DEFINE_float(
             "batch_norm_momentum", 0.9, "Of batch normalization (not keras_cv_*).", 0.0, 1.0
         ),
-        flags.DEFINE_integer(
-            "shift", -1, "Move training images by up to so many pixels; -1: an eighth.", -1
+    ]
+
+
+def define_transformer_flags() -> Holders:
+    """Defines the choice of a transformer."""
+    return [
+        flags.DEFINE_string(
+            "model",
+            None,
+            "vit (the default) or keras_hub_vit; gpt (the default), keras_hub_gpt2 or "
+            "keras_hub_llama for --task=lm.",
         ),
-        flags.DEFINE_bool("flip", False, "Mirror every other training image, left to right."),
-        flags.DEFINE_integer("eval_batch_size", 512, "Examples in a test batch.", lower_bound=1),
+        flags.DEFINE_integer("depth", 4, "Blocks.", lower_bound=1),
+        flags.DEFINE_integer("width", 64, "Features of the residual stream.", lower_bound=1),
+        flags.DEFINE_integer("heads", 4, "Of the attention.", lower_bound=1),
+        flags.DEFINE_integer("mlp_ratio", 4, "Hidden units, in multiples of --width.", 1),
+        flags.DEFINE_float("dropout", 0.1, "At the end of every branch.", 0.0, 0.99),
+        flags.DEFINE_enum("norm", "layer", ["layer", "rms"], "The normalization."),
+        flags.DEFINE_enum(
+            "norm_position", "pre", ["pre", "post"], "x + f(norm(x)), or norm(x + f(x))."
+        ),
+        flags.DEFINE_integer("patch_size", 2, "Side of an image's patches (vision).", 1),
+    ]
+
+
+def define_text_flags() -> Holders:
+    """Defines the choice of a text, and of a sample of it."""
+    return [
+        flags.DEFINE_list(
+            "text",
+            [],
+            "Files or glob patterns to learn from (lm); default: the sources of Python's standard "
+            "library, or the set of --dataset.",
+        ),
+        flags.DEFINE_integer(
+            "max_bytes", 1_000_000, "Bytes to learn from, at most; 0: all.", lower_bound=0
+        ),
+        flags.DEFINE_integer("sequence_length", 128, "Bytes in an example.", lower_bound=2),
+        flags.DEFINE_string("prompt", "def ", "What the sample of text begins with."),
+        flags.DEFINE_integer("sample_bytes", 400, "Length of the sample.", lower_bound=0),
+        flags.DEFINE_float("temperature", 0.7, "Of the sample; 0: the likeliest byte.", 0.0),
     ]
 
 

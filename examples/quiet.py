@@ -2,4 +2,4 @@
 
 from keras_gamma import _quiet
 
-_quiet.import_keras()
+_quiet.import_keras(open_devices=False)  # `distribution` opens them

@@ -11,7 +11,6 @@ import keras
 from keras import layers
 
 from examples.cli import UsageError
-from examples.decay import decay_kernels
 
 _STAGES = 3
 _CONVOLUTIONS_PER_BLOCK = {1: 2, 2: 3}
@@ -53,7 +52,6 @@ def build_model(
     input_shape: tuple[int, int, int],
     num_classes: int,
     width: int = 16,
-    weight_decay: float = 0.0,
     batch_norm_momentum: float = 0.9,
 ) -> keras.Model:
     """Builds the classifier `name`; its outputs are logits of shape `(batch, num_classes)`.
@@ -63,8 +61,7 @@ def build_model(
         input_shape: height, width and channels of an image.
         num_classes: number of classes.
         width: filters of the first stage; keras-cv's backbones keep their own (64).
-        weight_decay: on convolution and dense kernels, in torch's units (gradient `weight_decay *
-        w`). batch_norm_momentum: of our networks; how much of the old statistics a step keeps.
+        batch_norm_momentum: of our networks; how much of the old statistics a step keeps.
 
     Raises:
         UsageError: there is no such model, or keras-cv is not installed.
@@ -86,7 +83,6 @@ def build_model(
             input_shape=input_shape,
             num_classes=num_classes,
         )
-    decay_kernels(model, weight_decay)
     return model
 
 

@@ -144,6 +144,22 @@ class Run:
             remove_leftovers(path)
 
 
+class ReadOnlyRun(Run):
+    """The folder as the other workers of a distributed run see it: the chief alone writes."""
+
+    def save_checkpoint(self, model: keras.Model, progress: Progress) -> None:
+        """Leaves it to the chief."""
+
+    def write_log(self, progress: Progress) -> None:
+        """Leaves it to the chief."""
+
+    def save_model(self, model: keras.Model) -> None:
+        """Leaves it to the chief."""
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Leaves it to the chief."""
+
+
 @contextlib.contextmanager
 def open_run(directory: str, settings: Mapping[str, Any], *, resume: bool) -> Iterator[Run]:
     """Opens a run's folder for this process alone, creating it if need be.

@@ -21,6 +21,8 @@ if typing.TYPE_CHECKING:
     from keras_gamma.decoupled import DecayPlan as DecayPlan
     from keras_gamma.decoupled import exclude_from_weight_decay as exclude_from_weight_decay
     from keras_gamma.decoupled import plan_weight_decay as plan_weight_decay
+    from keras_gamma.distribute import distributed_fit as distributed_fit
+    from keras_gamma.distribute import is_chief as is_chief
     from keras_gamma.find import GammaRole as GammaRole
     from keras_gamma.find import RoleReport as RoleReport
     from keras_gamma.find import find_roles as find_roles
@@ -53,8 +55,10 @@ _HOMES = {
     "Verification": "verification",
     "apply_guidelines": "coupled",
     "audit": "auditing",
+    "distributed_fit": "distribute",
     "exclude_from_weight_decay": "decoupled",
     "find_roles": "find",
+    "is_chief": "distribute",
     "load_model": "storage",
     "plan_weight_decay": "decoupled",
     "register_normalization": "norms",
@@ -80,8 +84,10 @@ __all__ = [
     "Verification",
     "apply_guidelines",
     "audit",
+    "distributed_fit",
     "exclude_from_weight_decay",
     "find_roles",
+    "is_chief",
     "load_model",
     "optimizers",
     "plan_weight_decay",

@@ -25,6 +25,10 @@ Used here, and why there is no public way:
 * `Variable._path`, `Optimizer._var_key`: to try an optimizer on small stand-ins for variables.
 * `_list_all_concrete_functions` of TensorFlow's functions: the training steps that were traced
   already, which `fit` will run again whatever has been set since.
+* `Model._symbolic_build`, `Model._initial_epoch`: what `fit` does before it trains, and the epoch
+  that `BackupAndRestore` tells it to begin with.
+* `Optimizer._all_reduce_sum_gradients`: under `tf.distribute`, Keras adds the replicas' gradients
+  up only after each replica has clipped its own, and has looked for overflow in its own.
 """
 
 import collections
@@ -358,3 +362,46 @@ class WeightDecayHook:
     def decay_variables(self, variables, keras_decay):
         """Decays `variables`; `keras_decay` does it in Keras' own way, all alike."""
         keras_decay(variables)
+
+
+def symbolic_build(model, element_spec):
+    """Creates the variables that `fit` would create on its first batch: metrics', for one."""
+    model._symbolic_build(data_batch=element_spec)
+
+
+def initial_epoch(model):
+    """The epoch that a callback has asked `fit` to begin with, or `None`."""
+    return model._initial_epoch
+
+
+@contextlib.contextmanager
+def gradients_added_first(optimizer, add):
+    """Lets a TensorFlow optimizer add up the gradients of all replicas before it does anything.
+
+    Keras clips the gradient of each replica by itself, so that the effect of `global_clipnorm`
+    depends on the number of replicas, and a `LossScaleOptimizer` asks the first replica alone
+    whether there was an overflow. An optimizer that holds several others is left as it is.
+
+    Args:
+        optimizer: an optimizer; as it was afterwards.
+        add: function that takes a list of gradients, and returns their sums over the replicas.
+    """
+    inner = optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = optimizer.inner_optimizer
+    parts = keras.tree.flatten(list(vars(inner).values()))
+    if any(isinstance(part, keras.optimizers.Optimizer) for part in parts):
+        yield
+        return
+    apply = optimizer.apply
+
+    def apply_sum(grads, trainable_variables=None):
+        sums = iter(add([grad for grad in grads if grad is not None]))
+        return apply([grad if grad is None else next(sums) for grad in grads], trainable_variables)
+
+    optimizer.apply = apply_sum
+    inner._all_reduce_sum_gradients = list  # They are sums already.
+    try:
+        yield
+    finally:
+        del optimizer.apply, inner._all_reduce_sum_gradients

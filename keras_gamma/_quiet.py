@@ -21,15 +21,23 @@ _HARMLESS = re.compile(
 )
 
 
-def import_keras():
-    """Imports Keras and its backend, and looks for devices, which is where the last noise is."""
+def import_keras(*, open_devices=True):
+    """Imports Keras and its backend, and looks for devices, which is where the last noise is.
+
+    Args:
+        open_devices: whether to open the devices, too. It is too late then to split them or to
+            join a cluster.
+    """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "keras" in sys.modules:
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     with _without_harmless_lines():
         import keras
 
-        keras.distribution.list_devices()
+        if open_devices:
+            keras.distribution.list_devices()
+        elif "tensorflow" in sys.modules:
+            sys.modules["tensorflow"].config.list_physical_devices()
 
 
 @contextlib.contextmanager

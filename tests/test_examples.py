@@ -18,11 +18,12 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("sklearn")
+
+from example_runs import ROOT, drive, read_checkpoint  # noqa: E402
 
 from examples import data, digits, files, resnet, run_state, train_resnet  # noqa: E402
 from examples.cli import UsageError  # noqa: E402
@@ -40,56 +41,6 @@ TINY = [
     "--verbose=0",
     "--tensorboard=no",
 ]
-
-# Does the runs of sys.argv[1] (JSON) one after the other. "kill" is (file name, n): the process
-# kills itself as the file is about to be replaced for the n-th time; ("batch", n): after the n-th
-# training batch.
-DRIVER = """
-import contextlib, json, os, signal, sys
-sys.path.insert(0, {root!r})
-from examples import train_resnet as script
-import tensorflow_datasets as tfds
-from absl.testing import flagsaver
-
-todo = json.loads(sys.argv[1])
-point, left = todo.get("kill", [None, 0])
-
-def count(reached):
-    global left
-    left -= reached == point
-    if reached == point and left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-replace = os.replace
-os.replace = lambda source, to: (count(os.path.basename(to)), replace(source, to))
-
-class KillInBatch(script.SaveProgress):
-    def on_train_batch_end(self, batch, logs=None):
-        count("batch")
-
-script.SaveProgress = KillInBatch
-for run in todo["runs"]:
-    mock = tfds.testing.mock_data(num_examples=48) if run.get("mock") else contextlib.nullcontext()
-    with flagsaver.flagsaver(), mock:
-        script.FLAGS(["train_resnet", *run["flags"]])
-        try:
-            script.main([""])
-        except script.UsageError as error:
-            print("error:", error)
-"""
-
-
-def drive(runs, kill=None, expect=0) -> str:
-    """Carries out runs in a new process; returns what it printed."""
-    todo = {"runs": runs} | ({"kill": kill} if kill else {})
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER.format(root=str(ROOT)), json.dumps(todo)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout
 
 
 def run_flags(output_dir, data_dir, *more):
@@ -134,12 +85,6 @@ def finished(tmp_path_factory, data_dir):
     )
     assert "error:" not in printed
     return root, printed
-
-
-def read_checkpoint(folder):
-    with np.load(folder / "checkpoint.npz") as archive:
-        arrays = dict(archive)
-    return json.loads(arrays.pop("header").tobytes())["progress"], arrays
 
 
 # --- digits ---------------------------------------------------------------------------------------
@@ -333,9 +278,8 @@ def test_bad_model_names_name_the_nearest(name, nearest):
 
 
 def test_kernels_alone_are_decayed_in_torch_units():
-    model = resnet.build_model(
-        "resnet8_v1", input_shape=(8, 8, 1), num_classes=10, width=2, weight_decay=0.1
-    )
+    model = resnet.build_model("resnet8_v1", input_shape=(8, 8, 1), num_classes=10, width=2)
+    assert decay_kernels(model, 0.1) == 10
     kernels = [v for v in model.trainable_variables if v.path.endswith("/kernel")]
     assert len(kernels) == 10  # stem, 6 in blocks, 2 projections, head
     expected = 0.05 * sum(float(keras.ops.sum(v**2)) for v in kernels)
@@ -515,6 +459,8 @@ def test_a_run_reports_everything(finished):
         "settings",
         "versions",
         "plan",
+        "distribution",
+        "result",
     }
     rows = list(csv.DictReader((root / "plain" / "log.csv").read_text().splitlines()))
     accuracies = [float(row["val_accuracy"]) for row in rows]

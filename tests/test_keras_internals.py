@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
 
@@ -98,14 +99,16 @@ def test_no_private_name_outside_its_room():
             continue
         source = path.read_text(encoding="utf-8")
         assert "keras.src" not in source.replace('"keras.src.', ""), path.name
-        assert "import tensorflow" not in source, path.name
+        # `distribute` works on TensorFlow alone, and imports it where it needs it.
+        found = re.findall("^ *import tensorflow.*$", source, re.MULTILINE)
+        assert found == (["    import tensorflow"] if path.stem == "distribute" else []), path.name
 
 
 # From the bottom up: no module imports from one that stands further down.
 ORDER = (
     "_version units paths _quiet _keras decay record norms graph operations trace inputs roles "
     "report find guidelines regularize plan coupled decoupled optimizers storage measure auditing "
-    "replay verification"
+    "replay verification distribute"
 ).split()
 
 
@@ -145,6 +148,40 @@ def test_a_stand_in_has_the_path_of_its_variable():
     variable.build((None, 3))
     new = _keras.stand_in(variable.kernel, (2, 2), 1.0)
     assert (new.path, new.name, new.trainable) == ("fc/kernel", "kernel", True)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of tf.distribute only")
+def test_what_distributed_training_leans_on():
+    x = keras.Input((3,))
+    model = keras.Model(x, layers.Dense(1)(x))
+    model.compile("sgd", "mse", metrics=["mae"])
+    assert model._initial_epoch is None
+    model._symbolic_build(data_batch=(keras.KerasTensor((2, 3)), keras.KerasTensor((2, 1))))
+    assert model.optimizer.built and len(model.metrics[1].variables) == 2
+    optimizer = keras.optimizers.SGD(1.0, global_clipnorm=1.0)
+    variable = keras.Variable([3.0, 4.0])
+    optimizer.build([variable])
+    added = []
+    optimizer._all_reduce_sum_gradients = lambda pairs: added.append(len(pairs)) or list(pairs)
+    optimizer.apply([keras.ops.convert_to_tensor([30.0, 40.0])], [variable])
+    assert added == [1]
+    np.testing.assert_allclose(variable.numpy(), [2.4, 3.2], rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of tf.distribute only")
+def test_gradients_are_added_before_they_are_clipped():
+    optimizer = keras.optimizers.SGD(1.0, global_clipnorm=1.0)
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0)
+    for outer, scale in ((optimizer, 1.0), (scaled, 2.0)):
+        variable = keras.Variable([0.0, 0.0])
+        outer.built or outer.build([variable])
+        variable = variable if outer is optimizer else optimizer._trainable_variables[0]
+        variable.assign([0.0, 0.0])
+        with _keras.gradients_added_first(outer, lambda grads: [3.0 * grad for grad in grads]):
+            outer.apply([keras.ops.convert_to_tensor([0.2 * scale, 0.0])], [variable])
+            outer.apply([keras.ops.convert_to_tensor([0.0, 2.0 * scale])], [variable])
+        np.testing.assert_allclose(variable.numpy(), [-0.6, -1.0], rtol=1e-6)
+        assert not {"apply", "_all_reduce_sum_gradients"} & {*vars(outer), *vars(optimizer)}
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow shows steps")
