@@ -11,6 +11,8 @@ Used here, and why there is no public way:
   places through which Keras infers shapes and records nodes on symbolic calls. Replaced for
   the time of a trace, so that a composite layer is opened instead of being run, and no node is
   recorded on the user's layers.
+* The operators of `keras.Variable` (public, but replaced for that time, too): `variable * x`
+  goes straight to the backend.
 * `Operation._inbound_nodes`: tells an operation of a Functional graph, whose name the user sees
   in `model.summary()`, from one that was made a moment ago.
 * `KerasTensor._keras_history`: the input layer behind an input, whose name the user knows.
@@ -39,6 +41,11 @@ from keras.src.layers import layer as _layer_module
 from keras.src.ops.operation import Operation
 
 _AUTO_NAMES = "object_name_uids"
+_VARIABLE_OPERATORS = tuple(
+    f"__{side}{name}__"
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+    for side in ("", "r")
+)
 _lock = threading.RLock()
 
 
@@ -107,11 +114,32 @@ def intercept_symbolic_calls(handler):
                 return node_class(*args, **kwargs)
             return None
 
+        def of_variable(name):
+            """`variable * x`: Keras hands it to the backend, which takes no symbolic tensor."""
+            computed = getattr(keras.Variable, name)
+            reflected = (
+                name.replace("__", "__r", 1)
+                if not name.startswith("__r")
+                else (name.replace("__r", "__", 1))
+            )
+
+            def operator(self, other):
+                if active() and isinstance(other, keras.KerasTensor):
+                    return getattr(other, reflected)(self)
+                return computed(self, other)
+
+            return operator
+
+        operators = {name: getattr(keras.Variable, name) for name in _VARIABLE_OPERATORS}
+
         def layer_add_loss(self, loss):
             # Keras takes no symbolic loss; a trace has no use for one (router losses, say).
             if not active():
                 add_loss(self, loss)
 
+        patched = {name: of_variable(name) for name in operators}
+        for name, operator in patched.items():
+            setattr(keras.Variable, name, operator)
         keras.Layer.add_loss = layer_add_loss
         Operation.symbolic_call = operation_symbolic_call
         keras.Layer.symbolic_call = layer_symbolic_call
@@ -123,6 +151,8 @@ def intercept_symbolic_calls(handler):
             keras.Layer.symbolic_call = layer_call
             _layer_module.Node = node_class
             keras.Layer.add_loss = add_loss
+            for name, operator in operators.items():
+                setattr(keras.Variable, name, operator)
 
 
 @contextlib.contextmanager

@@ -210,3 +210,48 @@ def _definer(cls):
         if parent in _LAYER_KINDS or parent in _ACTIVATED or parent in _OPENED_FIRST:
             return parent if parent.call is cls.call else None
     return None
+
+
+# How the result scales if the data scales by c: by c to this power.
+_POWERS = {
+    "Square": 2.0,
+    "Sqrt": 0.5,
+    "Rsqrt": -0.5,
+    "Reciprocal": -1.0,
+    "Var": 2.0,
+    "Nanvar": 2.0,
+}
+# Up to where it cuts off: `maximum(norm, ε)`.
+_CUT = _names("Clip Maximum Minimum")
+_QUOTIENTS = _names("Divide TrueDivide DivideNoNan")
+
+
+def divides(operation):
+    """Whether a product is a quotient, of its first operand by its second."""
+    return type(operation).__name__ in _QUOTIENTS
+
+
+def power_of(operation, args):
+    """How an operation's result depends on the scale of its data.
+
+    Returns:
+        A float, the power of c by which the result scales if all data scale by c (constants that
+        are added, such as ε, are taken for small); `"product"` or `"quotient"` of two operands; or
+        `None` if it does not scale by any power.
+    """
+    name = type(operation).__name__
+    if isinstance(operation, keras.Layer):
+        return 1.0 if kind_of_layer(operation) in (Kind.LINEAR, Kind.IDENTITY) else None
+    data = [i for i, arg in enumerate(args) if isinstance(arg, keras.KerasTensor)]
+    if name in _PRODUCTS:
+        if len(data) > 1:
+            return "quotient" if divides(operation) else "product"
+        return -1.0 if divides(operation) and data == [1] else 1.0
+    if name == "Power":
+        exponent = args[1] if len(args) > 1 else None
+        return float(exponent) if isinstance(exponent, (int, float)) and data == [0] else None
+    if name in _POWERS:
+        return _POWERS[name]
+    if name in _CUT or name in _HOMOGENEOUS or name in _LINEAR | _IDENTITIES | _SUMS:
+        return 1.0
+    return None

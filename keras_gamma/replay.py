@@ -130,6 +130,10 @@ class Replay:
                 for reader in self._readers.get(id(tensor), ()):
                     heapq.heappush(heap, reader)
 
+    def is_constant(self, node):
+        """Whether `node` has no spread: zeros that are added, say."""
+        return float(np.std(_array(self._values[id(self._tensor[node])]))) < CONSTANT
+
     def _run(self, step, values):
         args, kwargs = tree.map_structure(
             lambda x: values[id(x)] if isinstance(x, keras.KerasTensor) else x,

@@ -8,6 +8,7 @@ one opaque node: its shape is inferred by Keras, and its inside stays unknown.
 
 import contextlib
 import dataclasses
+import heapq
 import inspect
 import warnings
 from typing import Any, NamedTuple
@@ -76,7 +77,8 @@ class TraceError(Exception):
 # Sizes tried for unknown dimensions, in this order, until everything opens. 224 suits image
 # networks with windows, patches and five halvings; the rest are sequences.
 _SPATIAL = (224, 64, 256, 512)
-_SEQUENCE = (16, 64, 256, 1024, 16000)
+_SEQUENCE = (16, 64, 8, 256, 1024, 16000)
+_PATIENCE = 2  # sizes that open no more, until size is taken not to be the obstacle
 _BATCH = 2
 
 
@@ -96,6 +98,7 @@ def trace(model, inputs, batch=_BATCH):
     """
     best: Trace | None = None
     error: TraceError | None = None
+    in_vain = 0
     for sizes in _candidates(inputs):
         concrete = tree.map_structure(
             lambda spec, sizes=sizes: _fill_in(spec, batch, *sizes), inputs
@@ -106,8 +109,11 @@ def trace(model, inputs, batch=_BATCH):
             error = error or e
             continue
         if best is not None and len(found.opaque) >= len(best.opaque):
-            return best  # Another size opened no more: size is not the obstacle.
-        best = found
+            in_vain += 1
+            if in_vain == _PATIENCE:
+                return best
+            continue
+        best, in_vain = found, 0
         if not best.opaque:
             return best
     if best is None:
@@ -196,6 +202,7 @@ class _Tracer:
         self._scope = []  # Layers being run, outermost first.
         self._entries = {}  # id(layer) -> norms.Normalization or None
         self._rejected = set()
+        self._powers = {}  # node -> how it depends on the scale of its inputs, see `operations`
         self._sum_layers = 0
         self._group = None
 
@@ -370,8 +377,17 @@ class _Tracer:
 
     def _infer(self, operation, args, kwargs):
         """Shapes and dtypes of the outputs, by Keras' own means."""
+        infer = operation.compute_output_spec
+        if "training" in kwargs and not _takes(infer, "training"):
+            kwargs = {name: value for name, value in kwargs.items() if name != "training"}
         with self._pause():
-            return operation.compute_output_spec(*args, **kwargs)
+            try:
+                return operation.compute_output_spec(*args, **kwargs)
+            except Exception:
+                if isinstance(operation, keras.Layer):
+                    raise
+                # Some operations infer less than they can run: `Einsum` with capital letters.
+                return _Run(operation).compute_output_spec(*args, **kwargs)
 
     @contextlib.contextmanager
     def _pause(self):
@@ -395,6 +411,10 @@ class _Tracer:
         numbers = [self._number[id(t)] for t in data]
         if kind is Kind.ATTENTION:
             kind, numbers = self._split_attention(operation, args, numbers)
+        power = operations.power_of(operation, args)
+        source = self._normalized(operation, kind, numbers)
+        if source is not None:
+            kind, numbers, power = Kind.NORM, [source], None
         kind = _refine(kind, data, numbers, args)
         # What joins several tensors (a concatenation) scales with all of them, not with one.
         homogeneous = len(set(numbers)) < 2
@@ -404,7 +424,49 @@ class _Tracer:
         group = self._group if kind is Kind.SUM else None
         for tensor in _keras_tensors(outputs):
             self._assign(tensor, self._write(kind, numbers, label, homogeneous, group))
+            self._powers[self._number[id(tensor)]] = power
         self._note_step(operation, args, kwargs, outputs)
+
+    def _normalized(self, operation, kind, numbers):
+        """The node that a product normalizes: `x / ‖x‖`, or `x * rsqrt(mean(x²))`, written out."""
+        if kind is not Kind.PRODUCT or len(numbers) != 2:
+            return None
+        first, second = numbers
+        sign = 1.0 if operations.divides(operation) else -1.0
+        for source in self._ancestors(first, limit=8):
+            degrees = self._degree(first, source), self._degree(second, source)
+            if None not in degrees and degrees[0] == sign * degrees[1] != 0:
+                return source
+        return None
+
+    def _ancestors(self, node, limit):
+        """The nodes that `node` is computed from, itself first, later ones first; a few."""
+        found: list[int] = []
+        heap = [-node]
+        while heap and len(found) < limit:
+            current = -heapq.heappop(heap)
+            if current not in found:
+                found.append(current)
+                for source in self._nodes[current].inputs:
+                    heapq.heappush(heap, -source)
+        return found
+
+    def _degree(self, node, source, steps=24):
+        """The d for which `node` scales by c^d if `source` scales by c; `None` if it does not."""
+        if node == source:
+            return 1.0
+        power = self._powers.get(node)
+        if node < source or power is None or steps == 0:
+            return None
+        inputs = self._nodes[node].inputs
+        degrees = [self._degree(i, source, steps - 1) for i in inputs]
+        if not degrees or None in degrees:
+            return None
+        if power in ("product", "quotient"):
+            if len(degrees) == 1:  # of a node with itself
+                return 2 * degrees[0] if power == "product" else 0.0
+            return degrees[0] + degrees[1] if power == "product" else degrees[0] - degrees[1]
+        return power * degrees[0] if len(set(degrees)) == 1 else None
 
     def _note_step(self, operation, args, kwargs, outputs):
         numbers = tuple(self._number[id(t)] for t in _keras_tensors(outputs))
@@ -443,6 +505,8 @@ class _Tracer:
         del self._steps[steps:]
         for tensor in self._tensors_alive[tensors:]:
             self._number.pop(id(tensor), None)
+        for number in [number for number in self._powers if number >= nodes]:
+            del self._powers[number]
         del self._tensors_alive[tensors:]
         self._opaque = opaque
 
@@ -461,6 +525,22 @@ class _Tracer:
         # The model's own name goes without saying, unless there is nothing else to say.
         inner = names[1:] if len(self._scope) > 1 or known else names
         return "/".join(inner or names)
+
+
+def _takes(function, name):
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+class _Run(keras.Layer):
+    """Runs one operation, so that Keras infers its outputs from what the backend does."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self._operation = operation
+
+    def call(self, *args, **kwargs):
+        return self._operation(*args, **kwargs)
 
 
 def _refine(kind, data, numbers, args):

@@ -193,7 +193,11 @@ def _measure(replay, graph, joins, norm):
         join = joins[final_sum(joins, node)]
         if join.residual or joins[node].merged_into is not None:
             return join.residual
-        moved = [_moved(ratios.get(operand, 1.0)) for operand in join.operands]
+        moved = [
+            _moved(ratios.get(operand, 1.0))
+            for operand in join.operands
+            if operand in ratios or not replay.is_constant(operand)
+        ]
         return any(moved) and not all(moved)
 
     for node, before, after in replay.scaled(norm, FACTOR, ends):
@@ -206,7 +210,7 @@ def _measure(replay, graph, joins, norm):
         ratios[node] = float(after.std() / before.std())
         if graph.nodes[node].kind is Kind.NORM and not _moved(ratios[node]):
             absorbed.append(node)
-    findings = _findings(graph, joins, norm, ratios)
+    findings = _findings(replay, graph, joins, norm, ratios)
     for role in _ORDER:
         if role in findings:
             return role, findings[role]
@@ -228,7 +232,7 @@ def _measure(replay, graph, joins, norm):
     return Role.INTERIOR, "No operand of a sum changes, and no output."
 
 
-def _findings(graph, joins, norm, ratios):
+def _findings(replay, graph, joins, norm, ratios):
     """Role -> evidence, from every place where something moves."""
     found: dict[Role, str] = {}
     for index, join in joins.items():
@@ -237,7 +241,8 @@ def _findings(graph, joins, norm, ratios):
             continue
         at = f"at {graph.nodes[index].label!r}"
         if not join.residual:
-            if len(moved) < len(join.operands):
+            still = [o for o in join.operands if o not in moved and not replay.is_constant(o)]
+            if still:
                 some = f"{len(moved)} of {len(join.operands)} operands move"
                 found.setdefault(Role.OTHER, f"{some} {at}, which has no skip.")
             continue

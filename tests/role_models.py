@@ -3,8 +3,14 @@
 import role_cases_attention
 import role_cases_conv
 import role_cases_custom
+import role_cases_written_out
 
-CASES = [*role_cases_conv.CASES, *role_cases_attention.CASES, *role_cases_custom.CASES]
+CASES = [
+    *role_cases_conv.CASES,
+    *role_cases_attention.CASES,
+    *role_cases_custom.CASES,
+    *role_cases_written_out.CASES,
+]
 BY_NAME = {case.name: case for case in CASES}
 assert len(BY_NAME) == len(CASES), "the names of the cases must differ"
 
@@ -48,5 +54,6 @@ NOT_FLAT = {
     "subclassed",
     "subclassed_in_functional",
 }
+NOT_FLAT |= {case.name for case in role_cases_written_out.CASES}
 assert BY_NAME.keys() >= NOT_FLAT
 FLAT = [case for case in CASES if case.name not in NOT_FLAT]
