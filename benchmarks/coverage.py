@@ -61,6 +61,7 @@ def walk(name, build, verify) -> Row:
     if build is None:
         return Row(name, error="no recipe in coverage_models.py")
     try:
+        keras.utils.set_random_seed(0)
         model = build()
         start = time.perf_counter()
         roles = keras_gamma.find_roles(model)

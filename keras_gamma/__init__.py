@@ -32,6 +32,10 @@ if typing.TYPE_CHECKING:
     from keras_gamma.plan import GammaPlan as GammaPlan
     from keras_gamma.plan import PlanEntry as PlanEntry
     from keras_gamma.roles import Role as Role
+    from keras_gamma.scale_invariance import ScaleInvariant as ScaleInvariant
+    from keras_gamma.scale_invariance import ScaleInvariantReport as ScaleInvariantReport
+    from keras_gamma.scale_invariance import find_scale_invariant as find_scale_invariant
+    from keras_gamma.scale_invariance import project_scale_invariant as project_scale_invariant
     from keras_gamma.storage import load_model as load_model
     from keras_gamma.verification import Agreement as Agreement
     from keras_gamma.verification import Evidence as Evidence
@@ -52,15 +56,19 @@ _HOMES = {
     "PlanEntry": "plan",
     "Role": "roles",
     "RoleReport": "find",
+    "ScaleInvariant": "scale_invariance",
+    "ScaleInvariantReport": "scale_invariance",
     "Verification": "verification",
     "apply_guidelines": "coupled",
     "audit": "auditing",
     "distributed_fit": "distribute",
     "exclude_from_weight_decay": "decoupled",
     "find_roles": "find",
+    "find_scale_invariant": "scale_invariance",
     "is_chief": "distribute",
     "load_model": "storage",
     "plan_weight_decay": "decoupled",
+    "project_scale_invariant": "scale_invariance",
     "register_normalization": "norms",
     "verify": "verification",
 }
@@ -81,16 +89,20 @@ __all__ = [
     "PlanEntry",
     "Role",
     "RoleReport",
+    "ScaleInvariant",
+    "ScaleInvariantReport",
     "Verification",
     "apply_guidelines",
     "audit",
     "distributed_fit",
     "exclude_from_weight_decay",
     "find_roles",
+    "find_scale_invariant",
     "is_chief",
     "load_model",
     "optimizers",
     "plan_weight_decay",
+    "project_scale_invariant",
     "register_normalization",
     "units",
     "verify",

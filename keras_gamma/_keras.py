@@ -264,6 +264,15 @@ def copy_exclusions(source, target, pairs):
         target.exclude_from_weight_decay(var_list=spared)
 
 
+def inside_a_strategy():
+    """Whether this is run within the scope of a `tf.distribute.Strategy`."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow
+
+    return tensorflow.distribute.has_strategy()
+
+
 class TracedStep:
     """A training step that TensorFlow has traced: what it does to which variable.
 

@@ -7,7 +7,7 @@ import math
 
 import keras
 
-from keras_gamma import measure, paths, record, regularize, report
+from keras_gamma import _keras, measure, paths, record, regularize, report
 from keras_gamma.decay import decays, unwrap
 from keras_gamma.decoupled import DecayPlan, plan_weight_decay
 from keras_gamma.plan import Decision, GammaPlan
@@ -141,7 +141,8 @@ def audit(model, plan=None, *, guidelines=None, inputs=None):
 
     Raises:
         TypeError: if `model` is not a Keras model, or `plan` is not a plan.
-        ValueError: if the optimizer holds several others (`MultiOptimizer`).
+        ValueError: if the optimizer holds several others (`MultiOptimizer`), or within the scope of
+            a `tf.distribute.Strategy`.
 
     Example:
 
@@ -160,6 +161,10 @@ def audit(model, plan=None, *, guidelines=None, inputs=None):
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a Keras model. Received: {model!r} (of type {type(model)})")
+    if _keras.inside_a_strategy():
+        raise ValueError(
+            "Call audit outside of strategy.scope(): it takes steps of its own, on one device."
+        )
     optimizer = getattr(model, "optimizer", None)
     inner = None if optimizer is None else unwrap(optimizer)
     variables = model.trainable_variables

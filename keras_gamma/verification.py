@@ -18,6 +18,7 @@ from keras_gamma.roles import Role, final_sum, find_joins
 
 FACTOR = 4.0
 _MOVED = 1.3  # A spread has moved if its ratio is beyond this, either way.
+_MOVED_BEHIND = 2.0  # The same, behind another normalization: half of the factor, in logarithms.
 _BATCH = 8
 # What a γ is told by, the weightiest first, as in `roles`.
 _ORDER = (Role.TRUNK, Role.OTHER, Role.SHORTCUT, Role.RESIDUAL_LAST, Role.INTERIOR)
@@ -185,6 +186,7 @@ def _measure(replay, graph, joins, norm):
     ratios = {norm: FACTOR}  # node -> ratio of its spreads, where its values change
     held: list[str] = []
     absorbed: list[int] = []
+    behind: set[int] = set()  # Nodes that are reached through another normalization only.
 
     def ends(node):
         """A path ends at a residual join, and at a sum not all of whose operands move."""
@@ -208,6 +210,15 @@ def _measure(replay, graph, joins, norm):
         if before.std() < CONSTANT or not np.isfinite(after).all():
             return None, f"{label} is constant, or not finite: nothing can be told behind it."
         ratios[node] = float(after.std() / before.std())
+        sources = [source for source in graph.nodes[node].inputs if source in ratios]
+        if sources and all(
+            source in behind or (source != norm and graph.nodes[source].kind is Kind.NORM)
+            for source in sources
+        ):
+            behind.add(node)
+            # Absorbed approximately (a gate, a concatenation): what is left is no scale.
+            if not _moved(ratios[node], _MOVED_BEHIND):
+                ratios[node] = 1.0
         if graph.nodes[node].kind is Kind.NORM and not _moved(ratios[node]):
             absorbed.append(node)
     findings = _findings(replay, graph, joins, norm, ratios)
@@ -278,8 +289,8 @@ def _reaches_through_softmax(replay, graph, joins, norm, without):
     return bool((changed - without) & (operands | graph.outputs))
 
 
-def _moved(ratio):
-    return not 1 / _MOVED < ratio < _MOVED
+def _moved(ratio, limit=_MOVED):
+    return not 1 / limit < ratio < limit
 
 
 def _arrays(model, tensors, inputs, random):

@@ -307,6 +307,16 @@ def test_an_own_training_step_is_noted():
     assert "compute_loss is its own" in audit(model).summary()
 
 
+@pytest.mark.skipif(not TENSORFLOW, reason="strategies are TensorFlow's")
+def test_a_strategys_scope_is_refused():
+    import tensorflow as tf
+
+    model = block()
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        with pytest.raises(ValueError, match="outside of strategy"):
+            audit(model)
+
+
 # How it is told ------------------------------------------------------------------------------
 
 

@@ -108,7 +108,7 @@ def test_no_private_name_outside_its_room():
 ORDER = (
     "_version units paths _quiet _keras decay record norms graph operations trace inputs roles "
     "report find guidelines regularize plan coupled decoupled optimizers storage measure auditing "
-    "replay verification distribute"
+    "scale_invariance replay verification distribute"
 ).split()
 
 
