@@ -256,6 +256,9 @@ def _intentions(model, inner, plan, guidelines, inputs):
     problems = []
     for owner, one in plans:
         present = {variable.path: variable for variable in owner.trainable_variables}
+        # A second variable of the same path is called `path#2` in plans.
+        slots = regularize.slots(owner).items()
+        present |= {path: slot.variable for path, slot in slots if slot.variable.trainable}
         found, missing = paths.match([entry.path for entry in one], present)
         problems += _missing(one, missing, owner)
         for entry in one:

@@ -279,6 +279,20 @@ def larger():
     return keras.Model(x, inner(y))
 
 
+def test_two_variables_of_one_path():
+    """As in two towers whose layers have the same names."""
+    x = keras.Input((4,))
+    towers = [keras.Model(x, layers.LayerNormalization(name="ln")(x), name=n) for n in "ab"]
+    model = keras.Model(x, layers.Dense(1)(layers.Concatenate()([t(x) for t in towers])))
+    plan = apply_guidelines(model, l2=0.25, guidelines="all")
+    assert [e.path for e in plan] == ["ln/gamma", "ln/gamma#2"]
+    model.compile("sgd", "mse")
+    found = audit(model)
+    assert found.ok, found.disagreements
+    towers[1].get_layer("ln").gamma.regularizer = None
+    assert len(audit(model).disagreements) == 1
+
+
 def test_a_plan_of_an_inner_model_counts():
     model = larger()
     apply_guidelines(model.get_layer("inner"), l2=0.25)
