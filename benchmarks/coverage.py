@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import gc
 import importlib.metadata
+import re
 import sys
 import time
 import warnings
@@ -113,11 +114,8 @@ def reasons(rows: list[Row]) -> list[str]:
 
 
 def _general(reason):
-    """A reason without the name of the layer, which is quoted first, and without details."""
-    head, quote, tail = reason.partition("'")
-    if not quote:
-        return reason
-    return head + "…" + tail.partition("'")[2]
+    """A reason without the name of the layer, which is quoted first."""
+    return re.sub(r" '[^']*'", " …", reason, count=1)
 
 
 HEAD = (

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import heapq
 import inspect
+import re
 import warnings
 from typing import Any, NamedTuple
 
@@ -179,6 +180,11 @@ def _call_arguments(model, inputs):
 
 def _first_sentence(error):
     text = " ".join(str(error).split()) or type(error).__name__
+    # What Keras wraps around the cause: colours, and the name of an operation.
+    text = re.sub(r"\x1b\[\d+m", "", text)
+    text = re.sub(r"^(Exception encountered when calling \S+\.call\(\)\. )+", "", text)
+    if text.startswith("A KerasTensor cannot be used as input to a"):
+        return "its call hands tensors to raw backend code, past keras.ops"
     # Keras appends the arguments of the call, at length.
     text = text.split(" Arguments received by ")[0]
     first = text.split(". ")[0].rstrip(".:")
