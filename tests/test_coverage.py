@@ -12,7 +12,7 @@ import keras_gamma
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import coverage_models  # noqa: E402
+import zoo  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # keras-hub warns of its own masks
 
@@ -27,7 +27,7 @@ def table(title):
 
 
 def families(package):
-    return list(getattr(coverage_models, package)())
+    return list(getattr(zoo, package)())
 
 
 def test_every_model_of_keras_applications_is_listed():
@@ -65,9 +65,9 @@ def test_no_family_ended_in_an_error_and_every_other_has_a_reason():
 def test_the_page_says_what_is_found(package):
     rows = table(f"keras-{package}")
     for name, build in families(package):
-        assert build is not None, f"{name} has no recipe in benchmarks/coverage_models.py"
+        assert build is not None, f"{name} has no recipe in benchmarks/zoo.py"
         counts = keras_gamma.find_roles(build()).counts()
         found = [str(counts[role] or "–") for role in keras_gamma.Role]
-        assert found == rows.pop(name), f"{name}: run benchmarks/coverage.py again"
+        assert found == rows.pop(name), f"{name}: run benchmarks/walk_models.py again"
         keras.backend.clear_session()
     assert not rows

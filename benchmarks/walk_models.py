@@ -1,7 +1,7 @@
 """Walks a model of every family, and writes the table docs/coverage.md.
 
-    python benchmarks/coverage.py                # about five minutes on two CPU cores
-    python benchmarks/coverage.py --only=hub     # one package, to the screen
+    python benchmarks/walk_models.py                # about five minutes on two CPU cores
+    python benchmarks/walk_models.py --only=hub     # one package, to the screen
 
 Needs keras-cv and keras-hub. Ends with 1 if a family has no recipe, cannot be walked, or is refuted
 by running it.
@@ -25,8 +25,8 @@ from keras_gamma import _quiet  # noqa: E402
 
 _quiet.import_keras()
 
-import coverage_models  # noqa: E402
 import keras  # noqa: E402
+import zoo  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 import keras_gamma  # noqa: E402
@@ -38,9 +38,9 @@ _ONLY = flags.DEFINE_enum(
 _VERIFY = flags.DEFINE_bool("verify", True, "Run the models, too, except keras.applications'.")
 
 PACKAGES = {
-    "applications": ("keras.applications", coverage_models.applications),
-    "hub": ("keras-hub", coverage_models.hub),
-    "cv": ("keras-cv", coverage_models.cv),
+    "applications": ("keras.applications", zoo.applications),
+    "hub": ("keras-hub", zoo.hub),
+    "cv": ("keras-cv", zoo.cv),
 }
 
 
@@ -60,7 +60,7 @@ class Row:
 def walk(name, build, verify) -> Row:
     """Walks one family."""
     if build is None:
-        return Row(name, error="no recipe in coverage_models.py")
+        return Row(name, error="no recipe in benchmarks/zoo.py")
     try:
         keras.utils.set_random_seed(0)
         model = build()
@@ -135,7 +135,7 @@ def page(tables: dict[str, list[Row]]) -> str:
         "",
         "Every model of keras.applications at full size, and a small one of every family of",
         "backbones in keras-hub and keras-cv, with weights at random. Made by",
-        f"`python benchmarks/coverage.py`; the figures are of {versions}.",
+        f"`python benchmarks/walk_models.py`; the figures are of {versions}.",
         "",
         "Counted are γ per role. *opened*: whether every layer could be opened. *verified*: for",
         "how many γ running the model (`keras_gamma.verify`) agrees; *not testable* are γ that the",
