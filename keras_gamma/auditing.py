@@ -9,7 +9,9 @@ import keras
 
 from keras_gamma import _keras, measure, paths, record, regularize, report
 from keras_gamma.decay import decays, unwrap
-from keras_gamma.decoupled import DecayPlan, plan_weight_decay
+from keras_gamma.decoupled import DecayPlan
+from keras_gamma.find import find_roles
+from keras_gamma.guidelines import Guidelines
 from keras_gamma.plan import Decision, GammaPlan
 from keras_gamma.roles import Role
 
@@ -133,7 +135,7 @@ def audit(model, plan=None, *, guidelines=None, inputs=None):
             `exclude_from_weight_decay`, the `decay` of an optimizer of `keras_gamma.optimizers`),
             and if there are none, the guidelines: γ that they apply to should shrink, by
             either means, and γ that they withhold should not.
-        guidelines: a `Guidelines`, or a string for it; used if there is no plan.
+        guidelines: a `Guidelines`, or a string for it, to compare with instead of any plan.
         inputs: see `find_roles`; needed for subclassed models if there is no plan.
 
     Returns:
@@ -141,8 +143,8 @@ def audit(model, plan=None, *, guidelines=None, inputs=None):
 
     Raises:
         TypeError: if `model` is not a Keras model, or `plan` is not a plan.
-        ValueError: if the optimizer holds several others (`MultiOptimizer`), or within the scope of
-            a `tf.distribute.Strategy`.
+        ValueError: for both a plan and guidelines, if the optimizer holds several others
+            (`MultiOptimizer`), or within the scope of a `tf.distribute.Strategy`.
 
     Example:
 
@@ -161,6 +163,8 @@ def audit(model, plan=None, *, guidelines=None, inputs=None):
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a Keras model. Received: {model!r} (of type {type(model)})")
+    if plan is not None and guidelines is not None:
+        raise ValueError("Give `plan` or `guidelines` to compare with, not both.")
     if _keras.inside_a_strategy():
         raise ValueError(
             "Call audit outside of strategy.scope(): it takes steps of its own, on one device."
@@ -242,17 +246,15 @@ def _close(a, b):
 
 def _intentions(model, inner, plan, guidelines, inputs):
     """`_Wish` by the id of each variable that is spoken of, and general disagreements."""
+    if guidelines is not None:
+        return _by_guidelines(model, guidelines, inputs), []
     plans = _plans_of(model, plan)
     strength = 0.0 if inner is None else inner.weight_decay or 0.0
     if not any(isinstance(p, DecayPlan) for _, p in plans) and getattr(inner, "decay", None):
         plans.append((model, _Factors(inner.decay)))
-    wanted: dict = collections.defaultdict(_Wish)
     if not plans:
-        gammas = plan_weight_decay(model, guidelines=guidelines, inputs=inputs)
-        for variable, entry in zip(model.trainable_variables, gammas, strict=True):
-            if entry.kind == "γ":
-                wanted[id(variable)] = _Wish(entry.role, True, shrinks=_by_guidelines(entry))
-        return wanted, []
+        return _by_guidelines(model, None, inputs), []
+    wanted: dict = collections.defaultdict(_Wish)
     problems = []
     for owner, one in plans:
         present = {variable.path: variable for variable in owner.trainable_variables}
@@ -287,10 +289,17 @@ class _Factors(tuple):
         return super().__new__(cls, (entry(p, None, f, "") for p, f in factors.items()))
 
 
-def _by_guidelines(entry):
-    """Whether a γ is to shrink; one that cannot be decayed by an optimizer may do as it does."""
-    unsure = not entry.decayed and ("not known" in entry.reason or "1 + variable" in entry.reason)
-    return None if unsure else entry.decayed
+def _by_guidelines(model, guidelines, inputs):
+    """`_Wish` for each trainable γ: whether it is to shrink, by whatever means."""
+    guidelines = Guidelines.get(guidelines)
+    wanted: dict = collections.defaultdict(_Wish)
+    for gamma in find_roles(model, inputs):
+        if gamma.variable.trainable:
+            factor = min(guidelines.factor(call.role) for call in gamma.calls)
+            # A scale that is stored otherwise than as γ may be spared for that reason.
+            shrinks = None if factor and gamma.neutral != 1.0 else factor > 0
+            wanted[id(gamma.variable)] = _Wish(gamma.role, True, shrinks=shrinks)
+    return wanted
 
 
 def _plans_of(model, plan):

@@ -4,6 +4,7 @@ What is multiplied is the output of the normalization, which is what multiplying
 No weight is touched, and only what is computed from it is computed again.
 """
 
+import collections
 import contextlib
 import heapq
 import warnings
@@ -29,8 +30,7 @@ class Replay:
         model: the `keras.Model` that was traced.
         trace: a `keras_gamma.trace.Trace`.
         inputs: list of arrays for `trace.inputs`.
-        seed: integer.
-
+        seed: integer, of the noise that stands in for a γ of 0.
     """
 
     def __init__(self, model, trace, inputs, seed=0):
@@ -43,9 +43,8 @@ class Replay:
             for tensor, number in zip(_symbolic(step.outputs), step.numbers, strict=True):
                 if number is not None:
                     self._tensor[number] = tensor
-        self._readers: dict[
-            int, list[int]
-        ] = {}  # id(KerasTensor) -> numbers of the steps that read it
+        # id(KerasTensor) -> numbers of the steps that read it
+        self._readers: dict[int, list[int]] = {}
         for index, step in enumerate(trace.steps):
             for tensor in _symbolic((step.args, step.kwargs)):
                 self._readers.setdefault(id(tensor), []).append(index)
@@ -115,10 +114,11 @@ class Replay:
                     yield numbers[0], None, None
                 if id(_value_of(step)) not in changed:
                     continue
-                values = {**self._values, id(_value_of(step)): changed[id(_value_of(step))]}
+                value = {id(_value_of(step)): changed[id(_value_of(step))]}
+                values = collections.ChainMap(value, self._values)
                 new = self._run(_with_weights(step, self._values), values)
             else:
-                new = self._run(step, {**self._values, **changed})
+                new = self._run(step, collections.ChainMap(changed, self._values))
             for tensor, number in zip(_symbolic(step.outputs), step.numbers, strict=True):
                 before, after = _array(self._values[id(tensor)]), _array(new[id(tensor)])
                 silent = before.std() < CONSTANT and _is_weighted(step)  # A kernel of zeros, say.

@@ -353,6 +353,16 @@ def test_not_a_model(model):
         audit(model)
 
 
+def test_guidelines_instead_of_the_plan():
+    model = block()
+    plan = apply_guidelines(model, l2=0.25)
+    model.compile("sgd", "mse")
+    assert audit(model).ok
+    assert accused(audit(model, guidelines="all")) == {"final/gamma"}
+    with pytest.raises(ValueError, match="not both"):
+        audit(model, plan, guidelines="all")
+
+
 def test_not_a_plan():
     with pytest.raises(TypeError, match="`plan` must be a GammaPlan"):
         audit(block(), "paper")
