@@ -8,7 +8,7 @@ import math
 import keras
 
 from keras_gamma import _keras, measure, paths, record, regularize, report
-from keras_gamma.decay import decays, unwrap
+from keras_gamma.decay import decays, is_measurable, unwrap
 from keras_gamma.decoupled import DecayPlan
 from keras_gamma.find import find_roles
 from keras_gamma.guidelines import Guidelines
@@ -173,8 +173,12 @@ def audit(model, plan=None, *, guidelines=None, inputs=None):
     inner = None if optimizer is None else unwrap(optimizer)
     variables = model.trainable_variables
     coupled = measure.pulls(variables)
-    decoupled = [None] * len(variables) if inner is None else decays(inner, variables)
-    wanted, problems = _intentions(model, inner, plan, guidelines, inputs)
+    decoupled, strengths = [None] * len(variables), {}
+    if inner is not None and is_measurable(inner):
+        decoupled = decays(inner, variables)
+        bare = decays(inner, variables, bare=True)
+        strengths = {id(v): strength for v, strength in zip(variables, bare, strict=True)}
+    wanted, problems = _intentions(model, inner, strengths, plan, guidelines, inputs)
     stale, steps_problems, notes = measure.check_step(model)
     entries = []
     for variable, pull, decay in zip(variables, coupled, decoupled, strict=True):
@@ -188,6 +192,11 @@ def audit(model, plan=None, *, guidelines=None, inputs=None):
         entries.append(AuditEntry(variable.path, wish.role, pull, decay, wish.text(), tuple(found)))
     if inner is None:
         notes.append("weight decay by an optimizer, for the model is not compiled.")
+    elif not strengths:
+        notes.append(
+            f"the weight decay of {type(inner).__name__}, which computes each weight anew from its "
+            "accumulators, so that no decay of the weight lasts."
+        )
     return Audit(entries, problems + steps_problems, notes)
 
 
@@ -244,12 +253,11 @@ def _close(a, b):
     return math.isclose(a, b, rel_tol=_TOLERANCE, abs_tol=1e-9)
 
 
-def _intentions(model, inner, plan, guidelines, inputs):
+def _intentions(model, inner, strengths, plan, guidelines, inputs):
     """`_Wish` by the id of each variable that is spoken of, and general disagreements."""
     if guidelines is not None:
         return _by_guidelines(model, guidelines, inputs), []
     plans = _plans_of(model, plan)
-    strength = 0.0 if inner is None else inner.weight_decay or 0.0
     if not any(isinstance(p, DecayPlan) for _, p in plans) and getattr(inner, "decay", None):
         plans.append((model, _Factors(inner.decay)))
     if not plans:
@@ -265,8 +273,8 @@ def _intentions(model, inner, plan, guidelines, inputs):
         problems += _missing(one, missing, owner)
         for entry in one:
             if entry.path in found:
-                wish = wanted[id(present[found[entry.path]])]
-                _add(wish, one, entry, strength)
+                key = id(present[found[entry.path]])
+                _add(wanted[key], one, entry, strengths.get(key, 0.0))
     for wish in wanted.values():
         # A plan for one means has something to say on the other: γ are not to be counted twice.
         if wish.is_gamma and wish.coupled is None and wish.decoupled:

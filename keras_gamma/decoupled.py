@@ -8,7 +8,7 @@ import warnings
 
 from keras_gamma import _keras, paths, record, regularize, report
 from keras_gamma._version import __version__
-from keras_gamma.decay import unwrap
+from keras_gamma.decay import decays_at_all, unwrap
 from keras_gamma.find import find_roles
 from keras_gamma.guidelines import Guidelines
 from keras_gamma.roles import Role
@@ -367,7 +367,7 @@ def _put(plan, optimizer, model):
     else:
         _keras.exclude(inner, [variables[e.path] for e in plan if not e.decayed])
     regularize.drop_traced_functions(model)
-    if inner.weight_decay is None:
+    if inner.weight_decay is None and not decays_at_all(inner):
         warnings.warn(
             f"{type(inner).__name__} has weight_decay=None: nothing decays, and there is nothing "
             "to exclude from. Give it a weight_decay.",
@@ -391,7 +391,7 @@ def _check_built(inner, model):
 
 def check_not_twice(variables, plan, inner):
     """Raises `ValueError` if a γ has an L2 penalty and would be decayed as well."""
-    if not inner.weight_decay:
+    if not decays_at_all(inner):
         return
     twice = [
         e.path

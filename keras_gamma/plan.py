@@ -419,7 +419,7 @@ def _check_not_twice(model, pairs):
     if twice:
         raise ValueError(
             f"These γ would get an L2 penalty, and the {type(inner).__name__} that the model is "
-            f"compiled with decays them as well (weight_decay={inner.weight_decay:g}): "
+            f"compiled with decays them as well (weight_decay={inner.weight_decay}): "
             f"{', '.join(twice)}. Nothing changed. Choose one: exclude all γ from its decay first, "
             "with exclude_from_weight_decay(model.optimizer, model, guidelines='none'), or use "
             "exclude_from_weight_decay alone, without a penalty."

@@ -89,6 +89,24 @@ def test_decay_is_in_keras_units(name, strength):
     assert decoupled(found) == {path: f * strength for path, f in expected.items()}
 
 
+def test_muon_has_two_strengths():
+    """0.05 for matrices, and by default 0.004 for the rest."""
+    model = block()
+    model.compile(keras.optimizers.Muon(weight_decay=0.05), "mse")
+    exclude_from_weight_decay(model.optimizer, model)
+    found = audit(model)
+    assert found.ok, found.disagreements
+    assert decoupled(found) == {"ln/gamma": 0.004, "fc/kernel": 0.05, "out/kernel": 0.05}
+
+
+def test_ftrl_cannot_be_measured():
+    model = block()
+    model.compile(keras.optimizers.Ftrl(weight_decay=0.05), "mse")
+    found = audit(model, guidelines="none")
+    assert (found.ok, [e.decoupled for e in found]) == (True, [None] * 8)
+    assert "Ftrl, which computes each weight anew" in found.summary()
+
+
 def test_every_variable_has_an_entry():
     model = block()
     model.compile(adamw(), "mse")

@@ -186,6 +186,14 @@ def test_counted_twice_the_other_way_round(cls):
     assert apply_guidelines(model, l2=0.5)[0].strength == 0.5
 
 
+def test_muons_second_strength_counts():
+    """Its `weight_decay` is None, and γ decays all the same, by `adam_weight_decay`."""
+    model = block()
+    model.compile(keras.optimizers.Muon(weight_decay=None), "mse")
+    with pytest.raises(ValueError, match="decays them as well"):
+        apply_guidelines(model, l2=0.5)
+
+
 def test_several_optimizers_are_not_asked():
     model = block()
     several = keras.optimizers.OptimizerMap(default_optimizer=adamw())
