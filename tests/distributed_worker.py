@@ -132,4 +132,5 @@ def main():
             (folder / str(cluster.index) / "error").write_text(disagree(cluster, model))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,8 @@ def table(title):
     """Name -> counts of roles, as text, from one table of the page."""
     part = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
     rows = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("| ")]
-    return {row[0].strip(): [cell.strip() for cell in row[1:6]] for row in rows[1:]}
+    rows = [row for row in rows[1:] if row[0].strip() != "---"]
+    return {row[0].strip(): [cell.strip() for cell in row[1:6]] for row in rows}
 
 
 def families(package):
