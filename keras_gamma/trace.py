@@ -8,6 +8,7 @@ one opaque node: its shape is inferred by Keras, and its inside stays unknown.
 
 import contextlib
 import dataclasses
+import functools
 import heapq
 import inspect
 import re
@@ -393,7 +394,7 @@ class _Tracer:
                 if isinstance(operation, keras.Layer):
                     raise
                 # Some operations infer less than they can run: `Einsum` with capital letters.
-                return _Run(operation).compute_output_spec(*args, **kwargs)
+                return _Run(operation, args, kwargs).infer()
 
     @contextlib.contextmanager
     def _pause(self):
@@ -539,13 +540,26 @@ def _takes(function, name):
 
 
 class _Run(keras.Layer):
-    """Runs one operation, so that Keras infers its outputs from what the backend does."""
+    """Runs one operation, so that Keras infers its outputs from what the backend does.
 
-    def __init__(self, operation):
+    Only the tensors among the arguments are passed: JAX takes no weight as an argument.
+    """
+
+    def __init__(self, operation, args, kwargs):
         super().__init__()
         self._operation = operation
+        self._leaves = tree.flatten((args, kwargs))
+        self._pack = functools.partial(tree.pack_sequence_as, (args, kwargs))
+        self._places = [
+            i for i, leaf in enumerate(self._leaves) if isinstance(leaf, keras.KerasTensor)
+        ]
 
-    def call(self, *args, **kwargs):
+    def infer(self):
+        return self.compute_output_spec(*(self._leaves[i] for i in self._places))
+
+    def call(self, *tensors):
+        given = dict(zip(self._places, tensors, strict=True))
+        args, kwargs = self._pack([given.get(i, leaf) for i, leaf in enumerate(self._leaves)])
         return self._operation(*args, **kwargs)
 
 

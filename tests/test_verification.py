@@ -20,6 +20,8 @@ NOT_TESTABLE = {
     "opaque_in_branch": "the walker claims nothing about it",
     "sandwich_query_key_norm": "the walker claims nothing: absorbed, but the temperature is not",
 }
+if keras.backend.backend() == "jax":
+    NOT_TESTABLE["norm_by_ops"] = "Keras' own `ops.norm` in a functional model fails on JAX"
 
 
 @pytest.mark.parametrize("name", [case.name for case in CASES])
