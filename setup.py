@@ -42,7 +42,13 @@ setuptools.setup(
     package_data={"keras_gamma": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=["absl-py", "keras>=3.15", "numpy", "rich", "tensorflow>=2.21"],
-    extras_require={"examples": EXAMPLES, "hub": HUB, "cv": ["keras-cv==0.9.0"], "test": TEST},
+    extras_require={
+        "examples": EXAMPLES,
+        "hub": HUB,
+        "plot": ["matplotlib"],
+        "cv": ["keras-cv==0.9.0"],
+        "test": TEST,
+    },
     entry_points={"console_scripts": ["keras_gamma = keras_gamma.__main__:run"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

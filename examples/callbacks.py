@@ -4,9 +4,11 @@ import importlib.util
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 
+import keras_gamma
 from examples.cli import UsageError
 from examples.run_state import Progress, Run
 
@@ -40,6 +42,26 @@ class SaveProgress(keras.callbacks.Callback):
         self._progress.rows.append({"epoch": epoch + 1, "learning_rate": learning_rate, **numbers})
         self._progress.seconds.append(time.perf_counter() - self._started)
         self._run.save_checkpoint(self.model, self._progress)
+
+
+def monitor(directory: Path, every: int, probe: Any) -> list[keras.callbacks.Callback]:
+    """Returns a `GammaMonitor`, or nothing if `every` is 0.
+
+    Args:
+        directory: of the run.
+        every: steps from one measurement to the next.
+        probe: function that returns a batch of inputs.
+    """
+    if not every:
+        return []
+    return [
+        keras_gamma.callbacks.GammaMonitor(
+            every=every,
+            probe=probe(),
+            jsonl=directory / "monitor.jsonl",
+            picture=directory / "monitor.png",
+        )
+    ]
 
 
 def tensorboard(directory: Path, wanted: str) -> list[keras.callbacks.Callback]:

@@ -40,6 +40,13 @@ def define_run_flags(output_dir: str) -> Holders:
             ["auto", "yes", "no"],
             "Write TensorBoard logs; auto: if the tensorboard package is installed.",
         ),
+        flags.DEFINE_integer(
+            "monitor_every",
+            0,
+            "Steps between measurements of γ, kernels and branches (keras_gamma.callbacks."
+            "GammaMonitor), into monitor.jsonl and monitor.png; 0: none.",
+            lower_bound=0,
+        ),
         flags.DEFINE_bool("cache", True, "Keep decoded images in memory."),
     ]
 

@@ -135,6 +135,8 @@ class Run:
         """Removes what an earlier run left here; other files in the folder are not touched."""
         for path in self._files():
             path.unlink(missing_ok=True)
+        for path in (self.directory / "monitor.jsonl", self.directory / "monitor.png"):
+            path.unlink(missing_ok=True)
         for events in (self.directory / "tensorboard").glob("*/events.out.tfevents.*"):
             events.unlink()
 

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from absl import flags
 
 import keras_gamma
 from examples import distribution, flags_common
-from examples.callbacks import SaveProgress, tensorboard
+from examples.callbacks import SaveProgress, monitor, tensorboard
 from examples.cli import UsageError
 from examples.decay import check_decay, decay_kernels, decide_decay
 from examples.optimizers import make_optimizer, make_schedule
@@ -200,9 +201,20 @@ def fit(
         verbose=verbose,
         callbacks=[
             SaveProgress(folder, progress),
+            *(
+                monitor(folder.directory, FLAGS.monitor_every, partial(probe, task))
+                if cluster.is_chief
+                else ()
+            ),
             *tensorboard(folder.directory / "tensorboard", FLAGS.tensorboard),
         ],
     )
+
+
+def probe(task: Task, size: int = 16) -> Any:
+    """Returns the inputs of a few test examples: what the branches are measured on."""
+    inputs, _ = next(iter(task.test_batches()))
+    return keras.tree.map_structure(lambda x: keras.ops.convert_to_numpy(x)[:size], inputs)
 
 
 def report(

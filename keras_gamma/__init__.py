@@ -11,11 +11,15 @@ import typing
 from keras_gamma._version import __version__ as __version__
 
 if typing.TYPE_CHECKING:
+    from keras_gamma import callbacks as callbacks
+    from keras_gamma import equilibrium as equilibrium
     from keras_gamma import optimizers as optimizers
     from keras_gamma import units as units
     from keras_gamma.auditing import Audit as Audit
     from keras_gamma.auditing import AuditEntry as AuditEntry
     from keras_gamma.auditing import audit as audit
+    from keras_gamma.branches import BranchRatio as BranchRatio
+    from keras_gamma.branches import branch_ratios as branch_ratios
     from keras_gamma.coupled import apply_guidelines as apply_guidelines
     from keras_gamma.decoupled import DecayEntry as DecayEntry
     from keras_gamma.decoupled import DecayPlan as DecayPlan
@@ -46,6 +50,7 @@ _HOMES = {
     "Agreement": "verification",
     "Audit": "auditing",
     "AuditEntry": "auditing",
+    "BranchRatio": "branches",
     "DecayEntry": "decoupled",
     "DecayPlan": "decoupled",
     "Decision": "plan",
@@ -61,6 +66,7 @@ _HOMES = {
     "Verification": "verification",
     "apply_guidelines": "coupled",
     "audit": "auditing",
+    "branch_ratios": "branches",
     "distributed_fit": "distribute",
     "exclude_from_weight_decay": "decoupled",
     "find_roles": "find",
@@ -73,12 +79,13 @@ _HOMES = {
     "verify": "verification",
 }
 
-_MODULES = ("optimizers", "units")
+_MODULES = ("callbacks", "equilibrium", "optimizers", "units")
 
 __all__ = [
     "Agreement",
     "Audit",
     "AuditEntry",
+    "BranchRatio",
     "DecayEntry",
     "DecayPlan",
     "Decision",
@@ -94,7 +101,10 @@ __all__ = [
     "Verification",
     "apply_guidelines",
     "audit",
+    "branch_ratios",
+    "callbacks",
     "distributed_fit",
+    "equilibrium",
     "exclude_from_weight_decay",
     "find_roles",
     "find_scale_invariant",

@@ -135,14 +135,7 @@ class Replay:
         return float(np.std(_array(self._values[id(self._tensor[node])]))) < CONSTANT
 
     def _run(self, step, values):
-        args, kwargs = tree.map_structure(
-            lambda x: values[id(x)] if isinstance(x, keras.KerasTensor) else x,
-            (step.args, step.kwargs),
-        )
-        outputs = self._call(step, list(args), dict(kwargs))
-        tensors = _symbolic(step.outputs)
-        found = [t for t in tree.flatten(outputs) if t is not None]
-        return {id(t): v for t, v in zip(tensors, found, strict=True)}
+        return _evaluate(step, values, self._call)
 
     def _call(self, step, args, kwargs):
         call = self._norms.get(step.numbers[0]) if step.numbers else None
@@ -156,8 +149,61 @@ class Replay:
         return outputs
 
 
-def _normalize(layer, args, kwargs):
-    """Calls a normalization as in training, frozen ones included."""
+def run_once(trace, inputs, watch):
+    """Runs the steps of a trace once, as in training but for noise: batch statistics, no dropout.
+
+    Nothing is changed: no running statistics, no seeds. Values are dropped after their last use.
+
+    Args:
+        trace: a `keras_gamma.trace.Trace`.
+        inputs: list of arrays for `trace.inputs`.
+        watch: dict from node number to a function of that node's tensor.
+
+    Returns:
+        A dict from node number to what its function returned.
+    """
+    norms = {call.node for call in trace.calls}
+    last_use: dict[int, int] = {}
+    for index, step in enumerate(trace.steps):
+        for tensor in _symbolic((step.args, step.kwargs)):
+            last_use[id(tensor)] = index
+    values = {
+        id(tensor): keras.ops.convert_to_tensor(value, dtype=tensor.dtype)
+        for tensor, value in zip(trace.inputs, inputs, strict=True)
+    }
+    found = {}
+
+    def call(step, args, kwargs):
+        if step.numbers and step.numbers[0] in norms and isinstance(step.operation, keras.Layer):
+            return _normalize(step.operation, args, kwargs, epsilon=None)
+        return step.operation(*args, **kwargs)
+
+    with keras.StatelessScope():
+        for index, step in enumerate(trace.steps):
+            new = _evaluate(step, values, call)
+            for tensor, number in zip(_symbolic(step.outputs), step.numbers, strict=True):
+                if number in watch:
+                    found[number] = watch[number](new[id(tensor)])
+            values.update(new)
+            for tensor in _symbolic((step.args, step.kwargs)):
+                if last_use[id(tensor)] == index:
+                    values.pop(id(tensor), None)
+    return found
+
+
+def _evaluate(step, values, call):
+    """The outputs of one step: a dict by the id of the symbolic tensor."""
+    args, kwargs = tree.map_structure(
+        lambda x: values[id(x)] if isinstance(x, keras.KerasTensor) else x,
+        (step.args, step.kwargs),
+    )
+    outputs = call(step, list(args), dict(kwargs))
+    found = [t for t in tree.flatten(outputs) if t is not None]
+    return {id(t): v for t, v in zip(_symbolic(step.outputs), found, strict=True)}
+
+
+def _normalize(layer, args, kwargs, epsilon=_TINY_EPSILON):
+    """Calls a normalization as in training, frozen ones included; `None`: with its own ε."""
     if isinstance(layer, keras.layers.BatchNormalization):
         x = args[0] if args else kwargs["inputs"]
         axes = [axis for axis in range(len(x.shape)) if axis != layer.axis % len(x.shape)]
@@ -169,7 +215,7 @@ def _normalize(layer, args, kwargs):
             layer.axis,
             offset=layer.beta,
             scale=layer.gamma,
-            epsilon=_TINY_EPSILON,
+            epsilon=layer.epsilon if epsilon is None else epsilon,
         )
         return keras.ops.cast(y, x.dtype)
     return layer(*args, **kwargs)

@@ -1,0 +1,48 @@
+"""Steps of training, timed in one process: interleaved, as medians and ratios."""
+
+import statistics
+import time
+
+import keras
+import numpy as np
+
+
+class Timer(keras.callbacks.Callback):
+    """The time from before the first batch to after the last; goes first and last in the list."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds = 0.0
+        self._began = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._began is None:
+            self._began = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seconds = time.perf_counter() - self._began
+
+
+def interleave(contenders, rounds):
+    """Runs all contenders in turn, `rounds` times, each round in another order.
+
+    Args:
+        contenders: dict from a name to a function that runs once and returns seconds.
+        rounds: integer.
+
+    Returns:
+        A dict from each name to the list of its seconds.
+    """
+    random = np.random.default_rng(0)
+    seconds = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name in random.permutation(list(contenders)):
+            seconds[name].append(contenders[name]())
+    return seconds
+
+
+def ratio(seconds, base):
+    """Median ratio of two lists of seconds of the same rounds, and its quartiles."""
+    ratios = [a / b for a, b in zip(seconds, base, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return middle, low, high
