@@ -29,6 +29,7 @@ from examples import data, digits, files, resnet, run_state, train_resnet  # noq
 from examples.cli import UsageError  # noqa: E402
 from examples.decay import decay_kernels  # noqa: E402
 from examples.optimizers import make_schedule  # noqa: E402
+from keras_gamma import monitor_log  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # third-party packages warn of their own ways
 
@@ -40,6 +41,7 @@ TINY = [
     "--limit_examples=200",
     "--verbose=0",
     "--tensorboard=no",
+    "--monitor_every=4",
 ]
 
 
@@ -528,3 +530,12 @@ def test_killed_twice_and_resumed_equals_uninterrupted(finished, tmp_path, data_
     log = "log.csv"
     assert (tmp_path / "run" / log).read_bytes() == (root / "plain" / log).read_bytes()
     assert sorted(os.listdir(tmp_path / "run")) == sorted(os.listdir(root / "plain"))
+    assert (tmp_path / "run" / "monitor.png").stat().st_size > 10_000
+    (header, rows), (expected_header, expected_rows) = (
+        monitor_log.read(folder / "monitor.jsonl") for folder in (tmp_path / "run", root / "plain")
+    )
+    assert header == expected_header
+    assert [row["step"] for row in rows] == [0, 4, 8, 12, 16, 20]
+    for row, once in zip(rows, expected_rows, strict=True):
+        assert row["gammas"] == once["gammas"]
+        assert row["branches"] == once["branches"]
