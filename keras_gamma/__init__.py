@@ -35,6 +35,7 @@ if typing.TYPE_CHECKING:
     from keras_gamma.plan import Decision as Decision
     from keras_gamma.plan import GammaPlan as GammaPlan
     from keras_gamma.plan import PlanEntry as PlanEntry
+    from keras_gamma.plot import plot_roles as plot_roles
     from keras_gamma.roles import Role as Role
     from keras_gamma.scale_invariance import ScaleInvariant as ScaleInvariant
     from keras_gamma.scale_invariance import ScaleInvariantReport as ScaleInvariantReport
@@ -74,6 +75,7 @@ _HOMES = {
     "is_chief": "distribute",
     "load_model": "storage",
     "plan_weight_decay": "decoupled",
+    "plot_roles": "plot",
     "project_scale_invariant": "scale_invariance",
     "register_normalization": "norms",
     "verify": "verification",
@@ -112,6 +114,7 @@ __all__ = [
     "load_model",
     "optimizers",
     "plan_weight_decay",
+    "plot_roles",
     "project_scale_invariant",
     "register_normalization",
     "units",

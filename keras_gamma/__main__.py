@@ -3,6 +3,7 @@
     python -m keras_gamma model.keras                      # the table of roles
     python -m keras_gamma model.keras --json               # the same for programs
     python -m keras_gamma model.keras --apply --weight_decay=1e-4 --output=regularized.keras
+    python -m keras_gamma model.keras --plot=roles.html    # a picture; also .png, .svg, .pdf
     python -m keras_gamma model.keras --verify             # the roles, checked by running it
     python -m keras_gamma model.keras --audit              # what really shrinks
     python -m keras_gamma model.keras --golden=plan.json --update --weight_decay=1e-4
@@ -31,6 +32,9 @@ _APPLY = flags.DEFINE_bool(
 )
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "Check every role by running the model.", flag_values=_FLAGS
+)
+_PLOT = flags.DEFINE_string(
+    "plot", None, "Draw the network to this .html, .png, .svg or .pdf.", flag_values=_FLAGS
 )
 _AUDIT = flags.DEFINE_bool(
     "audit", False, "Measure what really shrinks in the compiled model.", flag_values=_FLAGS
@@ -134,7 +138,7 @@ def _parse(argv):
 
 def _check_flags():
     """Flags that do not go together are an error, never ignored."""
-    modes = [flag for flag in ("apply", "verify", "audit", "golden") if _FLAGS[flag].value]
+    modes = [flag for flag in ("apply", "verify", "audit", "golden", "plot") if _FLAGS[flag].value]
     if len(modes) > 1:
         raise _UsageError(f"--{modes[0]} and --{modes[1]} do not go together.")
     if _UPDATE.value and not _GOLDEN.value:
@@ -176,6 +180,8 @@ def _run(path, inputs):
     try:
         if _VERIFY.value:
             return _verify(model, inputs)
+        if _PLOT.value is not None:
+            return _plot(model, inputs), True
         if _AUDIT.value:
             return _audit(model, inputs)
         if _GOLDEN.value:
@@ -218,6 +224,18 @@ def _verify(model, inputs):
 
     found = keras_gamma.verify(model, inputs)
     return (found.to_json() if _JSON.value else str(found)), found.ok
+
+
+def _plot(model, inputs):
+    import keras_gamma
+
+    try:
+        path = keras_gamma.plot_roles(model, _PLOT.value, inputs=inputs)
+    except OSError as error:
+        raise _Failure(f"{_PLOT.value} could not be written: {error}") from error
+    except ImportError as error:
+        raise _Failure(str(error)) from error
+    return json.dumps({"picture": str(path)}) if _JSON.value else f"Drawn to {path}"
 
 
 def _audit(model, inputs):

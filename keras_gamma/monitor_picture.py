@@ -5,15 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_gamma.palette import COLORS
+
 _FORMATS = ("pdf", "png", "svg")
-# Colour-blind safe (Okabe & Ito), the same in every picture of this package.
-COLORS = {
-    "residual_last": "#0072B2",
-    "shortcut": "#E69F00",
-    "interior": "#009E73",
-    "trunk": "#D55E00",
-    "other": "#7F7F7F",
-}
 _BUSY = 12  # So many lines are told apart by a legend; more are drawn thin, without one.
 
 

@@ -121,7 +121,7 @@ class Replay:
                 new = self._run(step, collections.ChainMap(changed, self._values))
             for tensor, number in zip(_symbolic(step.outputs), step.numbers, strict=True):
                 before, after = _array(self._values[id(tensor)]), _array(new[id(tensor)])
-                silent = before.std() < CONSTANT and _is_weighted(step)  # A kernel of zeros, say.
+                silent = before.std() < CONSTANT and step.is_weighted  # A kernel of zeros, say.
                 if number is not None and (silent or _differs(before, after)):
                     yield number, before, after
                 if number is None or not _differs(before, after):
@@ -219,13 +219,6 @@ def _normalize(layer, args, kwargs, epsilon=_TINY_EPSILON):
         )
         return keras.ops.cast(y, x.dtype)
     return layer(*args, **kwargs)
-
-
-def _is_weighted(step):
-    """Whether a weight of the model takes part in the step."""
-    if isinstance(step.operation, keras.Layer):
-        return bool(step.operation.weights)
-    return any(isinstance(v, keras.Variable) for v in tree.flatten((step.args, step.kwargs)))
 
 
 def _weights_of(step):

@@ -112,7 +112,7 @@ def find_scale_invariant(model, inputs=None):
         for number in step.numbers:
             if number is not None:
                 made_by[number] = step.operation
-                if _is_weighted(step):
+                if step.is_weighted:
                     weighted.add(number)
     calls: dict = {}
     for number, operation in made_by.items():
@@ -257,13 +257,6 @@ def _filter_axes(layer):
 def _constraint_attribute(layer):
     names = ("depthwise_constraint", "kernel_constraint")
     return next((name for name in names if hasattr(layer, name)), None)
-
-
-def _is_weighted(step):
-    if isinstance(step.operation, keras.Layer) and step.operation.weights:
-        return True
-    leaves = keras.tree.flatten((step.args, step.kwargs))
-    return any(isinstance(leaf, keras.Variable) for leaf in leaves)
 
 
 def _absorbers(graph, start, weighted, made_by, layer):

@@ -48,6 +48,14 @@ class Step(NamedTuple):
     outputs: Any
     numbers: tuple[int | None, ...]
 
+    @property
+    def is_weighted(self):
+        """Whether a weight of the model takes part in it."""
+        if isinstance(self.operation, keras.Layer) and self.operation.weights:
+            return True
+        leaves = tree.flatten((self.args, self.kwargs))
+        return any(isinstance(leaf, keras.Variable) for leaf in leaves)
+
 
 @dataclasses.dataclass(frozen=True)
 class Trace:

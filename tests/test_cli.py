@@ -244,3 +244,15 @@ def test_help(capsys):
     assert code == 0
     assert "--weight_decay" in out
     assert "Exit codes" in out
+
+
+def test_plot(saved, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "roles.html"
+    code, out, _ = run(capsys, saved, f"--plot={picture}")
+    assert (code, out) == (0, f"Drawn to {picture}\n")
+    assert "It sets the scale of the branch" in picture.read_text()
+    code, out, err = run(capsys, saved, f"--plot={tmp_path / 'roles.bmp'}")
+    assert code == 1 and "html, pdf, png, svg" in err and not out
+    code, out, err = run(capsys, saved, f"--plot={saved}/roles.png")
+    assert code == 1 and "could not be written" in err

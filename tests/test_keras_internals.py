@@ -108,8 +108,8 @@ def test_no_private_name_outside_its_room():
 ORDER = (
     "_version units paths _quiet _keras decay record norms graph operations trace inputs roles "
     "report find guidelines regularize plan coupled decoupled optimizers storage measure auditing "
-    "scale_invariance replay verification branches equilibrium rules instability monitor_log "
-    "monitor_picture callbacks distribute"
+    "scale_invariance replay verification branches equilibrium rules instability palette "
+    "monitor_log monitor_picture callbacks layout drawing page plot distribute"
 ).split()
 
 
