@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 from keras_gamma import drawing
+from keras_gamma.decoupled import DecayEntry, DecayPlan
 from keras_gamma.find import find_roles
 from keras_gamma.inputs import trace_model
 from keras_gamma.layout import lay_out
 from keras_gamma.page import make_page
+from keras_gamma.plan import GammaPlan
 from keras_gamma.roles import classify
 
 
@@ -26,7 +28,7 @@ def plot_roles(model, to_file="roles.png", *, plan=None, inputs=None):
     Args:
         model: a built `keras.Model`. It stays as it is.
         to_file: path of the file: `.png`, `.svg`, `.pdf` or `.html`.
-        plan: a `GammaPlan` whose decisions to show (in an `.html` page), or `None`.
+        plan: a `GammaPlan` or `DecayPlan` whose decisions to show (in an `.html` page), or `None`.
         inputs: see `find_roles`.
 
     Returns:
@@ -55,6 +57,8 @@ def plot_roles(model, to_file="roles.png", *, plan=None, inputs=None):
         )
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("plot_roles needs matplotlib: pip install matplotlib.")
+    if plan is not None and not isinstance(plan, (GammaPlan, DecayPlan)):
+        raise TypeError(f"`plan` must be a GammaPlan or a DecayPlan. Received: {plan!r}")
     report = find_roles(model, inputs)
     trace = trace_model(model, inputs)
     layout = lay_out(trace.graph, _weighted(trace))
@@ -84,7 +88,7 @@ def _rows(report, calls, plan):
     nodes = collections.defaultdict(list)
     for call in calls:
         nodes[id(call.entry.variable(call.layer))].append(call.node)
-    decisions = {entry.path: str(entry.decision) for entry in plan or ()}
+    decisions = {} if plan is None else {entry.path: _decision(entry) for entry in plan}
     return [
         {
             "path": gamma.path,
@@ -95,6 +99,12 @@ def _rows(report, calls, plan):
         }
         for gamma in report
     ]
+
+
+def _decision(entry):
+    if isinstance(entry, DecayEntry):
+        return f"decayed ×{entry.factor:g}" if entry.factor else "not decayed"
+    return str(entry.decision)
 
 
 def _hover(layout, calls, verdicts):

@@ -193,6 +193,18 @@ def test_other_files_are_refused(tmp_path, name):
 # The page -------------------------------------------------------------------------------------
 
 
+def test_decisions_of_both_kinds_of_plans(tmp_path):
+    model = small_resnet()
+    decoupled = keras_gamma.plan_weight_decay(model, guidelines="residual_last=0.5")
+    page = keras_gamma.plot_roles(model, tmp_path / "a.html", plan=decoupled).read_text()
+    assert page.count("<td>decayed ×0.5</td>") == 2 and page.count("<td>not decayed</td>") == 4
+    coupled = keras_gamma.apply_guidelines(model, l2=1e-4)
+    page = keras_gamma.plot_roles(model, tmp_path / "b.html", plan=coupled).read_text()
+    assert page.count("<td>apply</td>") == 5 and page.count("<td>withhold</td>") == 1
+    with pytest.raises(TypeError, match="must be a GammaPlan or a DecayPlan"):
+        keras_gamma.plot_roles(model, tmp_path / "c.html", plan="paper")
+
+
 class Links(HTMLParser):
     def __init__(self):
         super().__init__()
