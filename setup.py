@@ -15,7 +15,9 @@ EXAMPLES = [
     "importlib_resources",  # tfds 4.9.10 imports it, and does not say so
     "keras-cv==0.9.0",
     "matplotlib",
+    "pillow",
     "scikit-learn",
+    "scipy",
     "tensorboard",
     "tensorflow-datasets>=4.9.10",
 ]

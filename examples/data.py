@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from examples import digits  # noqa: F401  (registers the builder)
+from examples import digits, glyphs  # noqa: F401  (registers the builders)
 from examples.cli import UsageError
 from examples.files import locked
 
