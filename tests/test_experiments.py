@@ -198,6 +198,7 @@ TINY = [
     "--width=4",
     "--limit_examples=320",
     "--monitor_every=5",
+    "--warmup_epochs=1",
 ]
 
 
