@@ -259,8 +259,8 @@ def is_mechanism(name: str) -> bool:
 
 
 def column(rows: Sequence[experiment.Row], name: str, factor: float = 1.0) -> list[float]:
-    """Returns a column of the results."""
-    return [factor * row[name] for row in rows]
+    """Returns a column of the results; Keras computes accuracies in single precision."""
+    return [round(factor * row[name], 4) for row in rows]
 
 
 def claims(by_arm: dict[str, list[experiment.Row]]) -> list[Claim]:
@@ -276,7 +276,7 @@ def claims(by_arm: dict[str, list[experiment.Row]]) -> list[Claim]:
         if not pairs:
             return
         if name == "final_test_accuracy":
-            first, second = np.transpose(pairs) * 100
+            first, second = np.round(np.transpose(pairs) * 100, 4)
             unit = " points"
         else:
             first, second = np.log(np.transpose(pairs))

@@ -11,6 +11,8 @@ Used here, and why there is no public way:
   places through which Keras infers shapes and records nodes on symbolic calls. Replaced for
   the time of a trace, so that a composite layer is opened instead of being run, and no node is
   recorded on the user's layers.
+* `Layer.__call__` (public) is replaced for that time, too, and `KerasTensor._keras_mask` read: to
+  leave out what it does around a simple layer's `call`.
 * The operators of `keras.Variable` (public, but replaced for that time, too): `variable * x`
   goes straight to the backend.
 * `Operation._inbound_nodes`: tells an operation of a Functional graph, whose name the user sees
@@ -33,6 +35,7 @@ Used here, and why there is no public way:
 
 import collections
 import contextlib
+import operator
 import threading
 
 import keras
@@ -57,6 +60,11 @@ def flatten_layers(layer):
 def sublayers(layer):
     """The layers that `layer` owns directly."""
     return list(layer._layers)
+
+
+def has_mask(tensor):
+    """Whether Keras passes a mask along with a tensor."""
+    return getattr(tensor, "_keras_mask", None) is not None
 
 
 def is_graph_operation(operation):
@@ -87,12 +95,15 @@ def intercept_symbolic_calls(handler):
 
     While it is active no `Node` is recorded for the calls of this thread; other threads
     are served as before. `handler.paused` (a bool attribute) hands the calls back to Keras.
+    Where `handler.knows(layer, args, kwargs)`, `Layer.__call__` is left out, too, and so are the
+    keywords: on small layers it takes several times as long as everything else.
     """
     owner = threading.get_ident()
     # threading.RLock: two traces in two threads take turns, for the patched names are global.
     with _lock:
         operation_call = Operation.symbolic_call
         layer_call = keras.Layer.symbolic_call
+        whole_layer_call = keras.Layer.__call__
         node_class = _layer_module.Node
         add_loss = keras.Layer.add_loss
 
@@ -109,6 +120,11 @@ def intercept_symbolic_calls(handler):
                 return handler(self, args, kwargs)
             return layer_call(self, *args, **kwargs)
 
+        def dispatch(self, *args, **kwargs):
+            if active() and handler.knows(self, args, kwargs):
+                return handler(self, args, {})
+            return whole_layer_call(self, *args, **kwargs)
+
         def record_node(*args, **kwargs):
             if not active():
                 return node_class(*args, **kwargs)
@@ -123,12 +139,12 @@ def intercept_symbolic_calls(handler):
                 else (name.replace("__r", "__", 1))
             )
 
-            def operator(self, other):
+            def compute(self, other):
                 if active() and isinstance(other, keras.KerasTensor):
                     return getattr(other, reflected)(self)
                 return computed(self, other)
 
-            return operator
+            return compute
 
         operators = {name: getattr(keras.Variable, name) for name in _VARIABLE_OPERATORS}
 
@@ -138,21 +154,23 @@ def intercept_symbolic_calls(handler):
                 add_loss(self, loss)
 
         patched = {name: of_variable(name) for name in operators}
-        for name, operator in patched.items():
-            setattr(keras.Variable, name, operator)
+        for name, function in patched.items():
+            setattr(keras.Variable, name, function)
         keras.Layer.add_loss = layer_add_loss
         Operation.symbolic_call = operation_symbolic_call
         keras.Layer.symbolic_call = layer_symbolic_call
+        keras.Layer.__call__ = dispatch
         _layer_module.Node = record_node
         try:
             yield
         finally:
             Operation.symbolic_call = operation_call
             keras.Layer.symbolic_call = layer_call
+            keras.Layer.__call__ = whole_layer_call
             _layer_module.Node = node_class
             keras.Layer.add_loss = add_loss
-            for name, operator in operators.items():
-                setattr(keras.Variable, name, operator)
+            for name, function in operators.items():
+                setattr(keras.Variable, name, function)
 
 
 @contextlib.contextmanager
@@ -186,15 +204,23 @@ def preserve_attributes(layers):
     finally:
         for layer, before, collections in saved:
             now = vars(layer)
+            if len(now) == len(before) and all(map(operator.is_, now.values(), before.values())):
+                _restore(collections)
+                continue
             for name in [name for name in now if name not in before]:
                 del now[name]
             for name, value in before.items():
                 if name not in now or now[name] is not value:
                     now[name] = value
-            for collection, content in collections:
-                collection.clear()
-                for item in content:
-                    (collection.add if isinstance(collection, set) else collection.append)(item)
+            _restore(collections)
+
+
+def _restore(collections):
+    for collection, content in collections:
+        if collection or content:
+            collection.clear()
+            for item in content:
+                (collection.add if isinstance(collection, set) else collection.append)(item)
 
 
 def _loss_collections(layer):

@@ -240,6 +240,8 @@ def power_of(operation, args):
         `None` if it does not scale by any power.
     """
     name = type(operation).__name__
+    if isinstance(operation, keras.layers.Add):
+        return 1.0
     if isinstance(operation, keras.Layer):
         return 1.0 if kind_of_layer(operation) in (Kind.LINEAR, Kind.IDENTITY) else None
     data = [i for i, arg in enumerate(args) if isinstance(arg, keras.KerasTensor)]

@@ -80,6 +80,17 @@ class Trace:
     outputs: tuple[keras.KerasTensor, ...]
 
 
+_MERGING = (
+    keras.layers.Add,
+    keras.layers.Average,
+    keras.layers.Concatenate,
+    keras.layers.Maximum,
+    keras.layers.Minimum,
+    keras.layers.Multiply,
+    keras.layers.Subtract,
+)
+
+
 class TraceError(Exception):
     """Neither the model's `call` nor Keras' own shape inference works on the inputs."""
 
@@ -218,6 +229,7 @@ class _Tracer:
         self._entries = {}  # id(layer) -> norms.Normalization or None
         self._rejected = set()
         self._powers = {}  # node -> how it depends on the scale of its inputs, see `operations`
+        self._simple = {}  # class of a layer -> whether its `__call__` may be left out
         self._sum_layers = 0
         self._group = None
 
@@ -250,6 +262,58 @@ class _Tracer:
             return operation.call(*args, **kwargs)
         return self._on_operation(operation, args, kwargs)
 
+    def knows(self, layer, args, kwargs):
+        """Whether a call needs nothing of what `Layer.__call__` does around it.
+
+        That is: building, casting, masks, checking the inputs (of the first layers that is done,
+        for the inputs are the user's), and handing `training` down to layers inside.
+        """
+        if not self._is_simple(layer) or not layer.built or len(args) != 1:
+            return False
+        if kwargs.keys() - {"training", "mask"} or kwargs.get("mask") is not None:
+            return False
+        if kwargs.get("training"):
+            return False
+        if _keras.sublayers(layer):
+            return False
+        tensors = args[0] if isinstance(args[0], (list, tuple)) else args
+        dtype = layer.compute_dtype
+        for tensor in tensors:
+            if not isinstance(tensor, keras.KerasTensor) or _keras.has_mask(tensor):
+                return False
+            number = self._number.get(id(tensor))
+            if number is None or self._nodes[number].kind is Kind.INPUT or tensor.dtype != dtype:
+                return False
+        return True
+
+    def _is_simple(self, operation):
+        """Whether it is one of Keras' own layers, whose `__call__` and masks are the usual ones."""
+        kind = type(operation)
+        simple = self._simple.get(kind)
+        if simple is None:
+            simple = self._simple[kind] = (
+                isinstance(operation, keras.Layer)
+                and _keras.is_layer_of_keras(operation)
+                and not isinstance(operation, keras.Model)
+                and kind.__call__ is keras.Layer.__call__
+                # Where no mask comes in, these make none.
+                and (kind.compute_mask is keras.Layer.compute_mask or kind in _MERGING)
+            )
+        return simple
+
+    def _shape_after(self, operation, args):
+        """The output's shape, where the layer has a plain function for it, else `None`."""
+        kind = type(operation)
+        if (
+            not self._is_simple(operation)
+            or kind.compute_output_spec is not keras.Layer.compute_output_spec
+            or kind.compute_output_shape is keras.Layer.compute_output_shape
+            or len(args) != 1
+            or not isinstance(args[0], keras.KerasTensor)
+        ):
+            return None
+        return operation.compute_output_shape(args[0].shape)
+
     def _on_layer(self, layer, args, kwargs):
         self._scope.append(layer)
         try:
@@ -259,6 +323,11 @@ class _Tracer:
             if isinstance(layer, keras.layers.TimeDistributed):
                 # It calls `layer.layer.call`, past `__call__`, once for each step.
                 return self._slice_wise(layer.layer, args[0], axis=1)
+            if type(layer) is keras.layers.Add and _are_two_alike(args):
+                # Opening it would come to the same.
+                outputs = keras.KerasTensor(args[0][0].shape, dtype=layer.compute_dtype)
+                self._record(layer, Kind.SUM, args, kwargs, outputs)
+                return outputs
             kind = operations.kind_of_layer(layer)
             if kind is not None:
                 outputs = self._infer(layer, args, kwargs)
@@ -392,6 +461,9 @@ class _Tracer:
 
     def _infer(self, operation, args, kwargs):
         """Shapes and dtypes of the outputs, by Keras' own means."""
+        shape = self._shape_after(operation, args)
+        if shape is not None:
+            return keras.KerasTensor(shape, dtype=operation.compute_dtype)
         infer = operation.compute_output_spec
         if "training" in kwargs and not _takes(infer, "training"):
             kwargs = {name: value for name, value in kwargs.items() if name != "training"}
@@ -540,6 +612,15 @@ class _Tracer:
         # The model's own name goes without saying, unless there is nothing else to say.
         inner = names[1:] if len(self._scope) > 1 or known else names
         return "/".join(inner or names)
+
+
+def _are_two_alike(args):
+    """Whether a layer is called on two tensors of one shape and dtype."""
+    if len(args) != 1 or not isinstance(args[0], (list, tuple)) or len(args[0]) != 2:
+        return False
+    a, b = args[0]
+    both = isinstance(a, keras.KerasTensor) and isinstance(b, keras.KerasTensor)
+    return both and a.shape == b.shape and a.dtype == b.dtype
 
 
 def _takes(function, name):

@@ -53,16 +53,28 @@ def test_a_symbolic_call_goes_through_the_places_that_are_intercepted():
     class Handler:
         paused = False
 
+        def knows(self, layer, args, kwargs):
+            return layer.name == "known"
+
         def __call__(self, operation, args, kwargs):
-            seen.append(type(operation).__name__)
+            seen.append((type(operation).__name__, bool(kwargs)))
             return keras.KerasTensor((2, 3))
 
-    dense = layers.Dense(3)
+    dense, known = layers.Dense(3), layers.BatchNormalization(name="known")
     dense.build((2, 3))
+    whole = keras.Layer.__call__
     with _keras.intercept_symbolic_calls(Handler()):
         y = dense(keras.KerasTensor((2, 3)))
+        known(y, training=False)  # Its `__call__` is left out: it is not even built.
         keras.ops.relu(y + 1.0)
-    assert seen == ["Dense", "Add", "Relu"]
+    assert seen == [
+        ("Dense", False),
+        ("BatchNormalization", False),
+        ("Add", False),
+        ("Relu", False),
+    ]
+    assert not known.built
+    assert keras.Layer.__call__ is whole
     assert dense._inbound_nodes == []
     dense(keras.Input((3,)))
     assert len(dense._inbound_nodes) == 1  # Afterwards all is as it was.
