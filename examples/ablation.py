@@ -214,7 +214,7 @@ def write_report(
         [
             [
                 arm,
-                tell(significance.estimate(accuracy[arm]), 4),
+                tell(significance.estimate(accuracy[arm])),
                 "–" if arm == base else tell(differences[arm]),
                 "–" if arm == base else f"{corrected[arm]:.2g}",
             ]

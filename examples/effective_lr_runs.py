@@ -91,7 +91,7 @@ def train(
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy", crossentropy],
     )
-    (x, y), test = load_data(seed)
+    (x, y), test = load_digits(seed, share_wrong=0.1)
     monitor = GammaMonitor(every=10)
     done = model.fit(
         x, y, batch_size=BATCH, epochs=epochs, validation_data=test, verbose=0, callbacks=[monitor]
@@ -115,8 +115,8 @@ def curve(monitor: GammaMonitor, name: str) -> list[float | None]:
     return found
 
 
-def load_data(seed: int) -> tuple[Any, Any]:
-    """Returns the digits for training, one label in ten wrong, and for testing."""
+def load_digits(seed: int, share_wrong: float) -> tuple[Any, Any]:
+    """Returns the digits for training, some with a wrong label, and for testing."""
     from sklearn import datasets
 
     found = datasets.load_digits()
@@ -124,7 +124,7 @@ def load_data(seed: int) -> tuple[Any, Any]:
     split = digits.stratified_split(found.target)
     labels = found.target[split["train"]].copy()
     random = np.random.default_rng(seed)
-    wrong = random.choice(len(labels), len(labels) // 10, replace=False)
+    wrong = random.choice(len(labels), int(share_wrong * len(labels)), replace=False)
     labels[wrong] = (labels[wrong] + random.integers(1, 10, len(wrong))) % 10
     test = images[split["test"]], found.target[split["test"]]
     return (images[split["train"]], labels), test

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,11 +75,26 @@ class Report:
         write_atomic(directory / "report.html", page.encode())
 
 
-def tell(found: Estimate, digits: int = 3) -> str:
-    """A mean with its interval, in words: `1.20 (0.80 to 1.60)`."""
+def tell(found: Estimate) -> str:
+    """A mean with its interval, as exactly as the interval warrants: `1.20 (0.80 to 1.60)`.
+
+    Example:
+
+    >>> from examples.reports import tell
+    >>> from examples.significance import estimate
+    >>> tell(estimate([98.9, 98.6, 99.2]))
+    '98.90 (98.15 to 99.65)'
+    """
     if found.count < 2:
-        return f"{found.mean:.{digits}g} (one value)"
-    return f"{found.mean:.{digits}g} ({found.low:.{digits}g} to {found.high:.{digits}g})"
+        return f"{found.mean:.4g} (one value)"
+    half = (found.high - found.low) / 2
+    places = 6 if half == 0 else max(0, 1 - math.floor(math.log10(half)))
+    if places > 6:
+        return f"{found.mean:.2g} ({found.low:.2g} to {found.high:.2g})"
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    numbers = (round(x, places) + 0.0 for x in (found.mean, found.low, found.high))
+    mean, low, high = (f"{x:.{places}f}" for x in numbers)
+    return f"{mean} ({low} to {high})"
 
 
 _PAGE = """<!DOCTYPE html>

@@ -42,24 +42,16 @@ def draw(header, rows, path):
         ValueError: for another suffix.
     """
     path = check(path)
-    figure, axes = _new_figure(bool(any(row["branches"] for row in rows)))
-    steps = [row["step"] for row in rows]
-    _draw_loss(axes[0], rows, steps)
-    _draw_gammas(axes[1], header, rows, steps)
-    kernels = list(header["kernels"])
-    _draw_each(axes[2], kernels, rows, steps, "kernels", "norm", log=True)
-    axes[2].set_title("‖w‖ of scale-invariant kernels (dashed: predicted)", fontsize=9)
-    _draw_each(axes[3], kernels, rows, steps, "kernels", "effective_learning_rate", log=True)
-    axes[3].set_title(f"effective learning rate {header['effective_learning_rate']}", fontsize=9)
-    _draw_each(axes[4], kernels, rows, steps, "kernels", "rms_angle", log=True)
-    axes[4].set_title("angle per step, RMS, in radians (dashed: predicted)", fontsize=9)
-    for axis, name in ((axes[2], "predicted_norm"), (axes[4], "predicted_angle")):
-        _draw_predicted(axis, kernels, rows, steps, name)
-    if len(axes) > 5:
-        labels = list(dict.fromkeys(label for row in rows for label in row["branches"]))
-        _draw_each(axes[5], labels, rows, steps, "branches", "ratio", log=True)
-        axes[5].set_title("variance of the branch over that of the skip", fontsize=9)
-    for axis in axes:
+    panels = [_draw_loss]
+    if header["gammas"]:
+        panels.append(_draw_gammas)
+    if header["kernels"]:
+        panels += [_draw_norms, _draw_rates, _draw_angles]
+    if any(row["branches"] for row in rows):
+        panels.append(_draw_branches)
+    figure, axes = _new_figure(len(panels))
+    for axis, panel in zip(axes, panels, strict=True):
+        panel(axis, header, rows, [row["step"] for row in rows])
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
@@ -67,19 +59,46 @@ def draw(header, rows, path):
     figure.savefig(path, dpi=110)
 
 
-def _new_figure(with_branches):
+def _new_figure(count):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13.5, 7.5), layout="constrained")
+    columns = min(count, 2 if count == 4 else 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(4.5 * columns, 3.75 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(2, 3).ravel())
-    if not with_branches:
-        figure.delaxes(axes.pop())
-    return figure, axes
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axis in axes[count:]:
+        figure.delaxes(axis)
+    return figure, axes[:count]
 
 
-def _draw_loss(axis, rows, steps):
+def _draw_norms(axis, header, rows, steps):
+    kernels = list(header["kernels"])
+    _draw_each(axis, kernels, rows, steps, "kernels", "norm")
+    _draw_predicted(axis, kernels, rows, steps, "predicted_norm")
+    axis.set_title("‖w‖ of scale-invariant kernels (dashed: predicted)", fontsize=9)
+
+
+def _draw_rates(axis, header, rows, steps):
+    _draw_each(axis, list(header["kernels"]), rows, steps, "kernels", "effective_learning_rate")
+    axis.set_title(f"effective learning rate {header['effective_learning_rate']}", fontsize=9)
+
+
+def _draw_angles(axis, header, rows, steps):
+    kernels = list(header["kernels"])
+    _draw_each(axis, kernels, rows, steps, "kernels", "rms_angle")
+    _draw_predicted(axis, kernels, rows, steps, "predicted_angle")
+    axis.set_title("angle per step, RMS, in radians (dashed: predicted)", fontsize=9)
+
+
+def _draw_branches(axis, header, rows, steps):
+    labels = list(dict.fromkeys(label for row in rows for label in row["branches"]))
+    _draw_each(axis, labels, rows, steps, "branches", "ratio")
+    axis.set_title("variance of the branch over that of the skip", fontsize=9)
+
+
+def _draw_loss(axis, header, rows, steps):
     axis.plot(steps, [_number(row["loss"]) for row in rows], color="black", linewidth=1.2)
     axis.set_title("loss since the last measurement (solid), learning rate (dotted)", fontsize=9)
     if all((row["loss"] or 0) > 0 for row in rows):
@@ -100,19 +119,18 @@ def _draw_gammas(axis, header, rows, steps):
             medians = [_number(row["roles"].get(role, {}).get("median")) for row in rows]
             axis.plot(steps, medians, color=color, linewidth=2.2, label=role)
     axis.set_title("γ: medians by role", fontsize=9)
-    if header["gammas"]:
-        axis.legend(fontsize=7)
+    axis.legend(fontsize=7)
 
 
-def _draw_each(axis, keys, rows, steps, group, name, log):
+def _draw_each(axis, keys, rows, steps, group, name):
     for i, key in enumerate(keys):
         values = [_number(row[group].get(key, {}).get(name)) for row in rows]
         axis.plot(
             steps, values, color=_shade(i, len(keys)), linewidth=1.2 if len(keys) <= _BUSY else 0.7,
             label=key,
         )  # fmt: skip
-    if log and any(line.get_ydata().size and np.nanmax(line.get_ydata(), initial=0) > 0
-                   for line in axis.lines):  # fmt: skip
+    values = [line.get_ydata() for line in axis.lines]
+    if any(np.nanmax(v, initial=0) > 0 for v in values):
         axis.set_yscale("log")
     if 0 < len(keys) <= _BUSY:
         axis.legend(fontsize=6)
