@@ -1,0 +1,131 @@
+"""What decay of γ costs in a training step, beside what people use today.
+
+    python benchmarks/step_cost.py                   # about five minutes on two CPU cores
+    python benchmarks/step_cost.py --jit_compile --only=resnet20
+
+Every contender trains a model of its own in the same process; blocks of steps are interleaved, in a
+random order, and the table gives medians of ratios within a round.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from keras_gamma import _quiet  # noqa: E402
+
+_quiet.import_keras()
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+from absl import app, flags  # noqa: E402
+from timing import interleave, ratio  # noqa: E402
+
+import keras_gamma  # noqa: E402
+from examples.resnet import build_model  # noqa: E402
+
+_ROUNDS = flags.DEFINE_integer("rounds", 15, "Blocks of each contender.", 2)
+_STEPS = flags.DEFINE_integer("steps", 10, "Steps in a block.", 1)
+_JIT = flags.DEFINE_bool("jit_compile", False, "Compile the steps with XLA.")
+_ONLY = flags.DEFINE_enum("only", None, ["resnet20", "resnet56"], "Measure one network.")
+
+# Name, images in a batch.
+_NETWORKS = {"resnet20": 32, "resnet56": 4}
+_BASES = {"Keras' L2 on every γ": "SGD", "ours, coupled": "SGD", "ours, all γ": "SGD",
+          "ours, decoupled": "AdamW"}  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures, and prints a table in Markdown."""
+    del argv
+    print("| network | batch | contender | ms per step | ratio (quartiles) | to |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for network, batch in _NETWORKS.items():
+        if _ONLY.value in (None, network):
+            measure(network, batch)
+
+
+def measure(network: str, batch: int) -> None:
+    """Prints the rows of one network."""
+    random = np.random.default_rng(0)
+    images = random.standard_normal((batch, 32, 32, 3)).astype("float32")
+    labels = random.integers(0, 10, batch)
+    contenders = {
+        "SGD": compiled(network, lambda model: sgd()),
+        "Keras' L2 on every γ": compiled(network, with_keras),
+        "ours, coupled": compiled(network, with_guidelines),
+        "ours, all γ": compiled(network, lambda model: with_guidelines(model, "all")),
+        "AdamW": compiled(network, lambda model: adamw()),
+        "ours, decoupled": compiled(network, decoupled),
+    }
+    steps = {name: block(model, images, labels) for name, model in contenders.items()}
+    interleave(steps, 2)  # Tracing, and caches.
+    seconds = interleave(steps, _ROUNDS.value)
+    for name, found in seconds.items():
+        base = _BASES.get(name)
+        middle, low, high = ratio(found, seconds[base or name])
+        shown = f"×{middle:.3f} ({low:.3f}–{high:.3f})" if base else "–"
+        step = 1000 * np.median(found) / _STEPS.value
+        print(
+            f"| {network} | {batch} | {name} | {step:.1f} | {shown} | {base or '–'} |", flush=True
+        )
+
+
+def compiled(network: str, set_up: Callable) -> keras.Model:
+    """Builds and compiles a model with the optimizer that `set_up(model)` returns."""
+    keras.utils.set_random_seed(0)
+    model = build_model(
+        f"{network}_v1", input_shape=(32, 32, 3), num_classes=10, width=16, batch_norm_momentum=0.9
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(set_up(model), loss, jit_compile=_JIT.value)
+    return model
+
+
+def sgd() -> keras.optimizers.Optimizer:
+    """The optimizer without decay."""
+    return keras.optimizers.SGD(1e-3, momentum=0.9)
+
+
+def adamw() -> keras.optimizers.Optimizer:
+    """The optimizer that decays everything."""
+    return keras.optimizers.AdamW(1e-3, weight_decay=0.05)
+
+
+def with_keras(model: keras.Model) -> keras.optimizers.Optimizer:
+    """L2 on every γ, as one does it by hand."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.gamma.regularizer = keras.regularizers.L2(5e-5)
+    return sgd()
+
+
+def with_guidelines(model: keras.Model, guidelines: str = "paper") -> keras.optimizers.Optimizer:
+    """L2 on the γ that the guidelines select."""
+    keras_gamma.apply_guidelines(model, l2=5e-5, guidelines=guidelines)
+    return sgd()
+
+
+def decoupled(model: keras.Model) -> keras.optimizers.Optimizer:
+    """Decoupled decay where the guidelines put it."""
+    plan = keras_gamma.plan_weight_decay(model)
+    return keras_gamma.optimizers.AdamW(1e-3, weight_decay=0.05, decay=plan)
+
+
+def block(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
+    """A function that trains a few steps, and returns the seconds it took."""
+
+    def run() -> float:
+        began = time.perf_counter()
+        for _ in range(_STEPS.value):
+            model.train_on_batch(images, labels)
+        return time.perf_counter() - began
+
+    return run
+
+
+if __name__ == "__main__":
+    app.run(main)
