@@ -449,6 +449,8 @@ def _read_entry(number, content):
             f"{where} ({content['path']!r}): {error}. Roles are: {', '.join(Role)}; decisions: "
             f"{', '.join(Decision)}."
         ) from None
+    if content["role"] is None and content["decision"] is not Decision.NONE:
+        raise ValueError(f"{where} ({content['path']!r}) is decided on without a role.")
     content["strength"] = check_strength(f"strength of {content['path']}", content["strength"])
     if content["neutral"] not in (0, 1, None) or not isinstance(content["path"], str):
         raise ValueError(f"{where} has an invalid path or neutral value: {content!r}")

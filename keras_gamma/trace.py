@@ -284,7 +284,8 @@ class _Tracer:
             number = self._number.get(id(tensor))
             if number is None or self._nodes[number].kind is Kind.INPUT or tensor.dtype != dtype:
                 return False
-        return True
+        # Else Keras is to say what is wrong.
+        return layer.input_spec is None or _fits(layer.input_spec, tensors)
 
     def _is_simple(self, operation):
         """Whether it is one of Keras' own layers, whose `__call__` and masks are the usual ones."""
@@ -612,6 +613,23 @@ class _Tracer:
         # The model's own name goes without saying, unless there is nothing else to say.
         inner = names[1:] if len(self._scope) > 1 or known else names
         return "/".join(inner or names)
+
+
+def _fits(spec, tensors):
+    """Whether tensors are what a layer was built for."""
+    if not isinstance(spec, keras.InputSpec) or len(tensors) != 1:
+        return False
+    shape = tensors[0].shape
+    if spec.shape is not None or (spec.ndim is not None and len(shape) != spec.ndim):
+        return False
+    if spec.min_ndim is not None and len(shape) < spec.min_ndim:
+        return False
+    if spec.max_ndim is not None and len(shape) > spec.max_ndim:
+        return False
+    return all(
+        value is None or (-len(shape) <= axis < len(shape) and shape[axis] in (value, None))
+        for axis, value in (spec.axes or {}).items()
+    )
 
 
 def _are_two_alike(args):

@@ -25,7 +25,7 @@ import math
 def check_strength(name, value):
     """`value` as a float. Raises `ValueError` unless it is a finite number ≥ 0."""
     try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)
+        number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number < 0:
