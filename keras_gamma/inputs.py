@@ -73,6 +73,8 @@ def trace_model(model, inputs=None, **kwargs):
             "A single layer can be wrapped: keras.Sequential([keras.Input(shape), layer])."
         )
     specs = _own_specs(model) if inputs is None else specs_from(inputs)
+    if inputs is not None:
+        _check_ranks(model, specs)
     try:
         return trace(model, specs, **kwargs)
     except TraceError as error:
@@ -82,6 +84,27 @@ def trace_model(model, inputs=None, **kwargs):
             "Pass `inputs` as the model's `call` takes them: a shape with the batch dimension "
             "first, a KerasTensor with the right dtype, or a list or dict of these."
         ) from error
+
+
+def _check_ranks(model, specs):
+    """Keras lets symbolic inputs of a wrong rank pass, and refuses the arrays later on.
+
+    Raises:
+        ValueError: for a rank that differs from the model's own, by more than an axis of size 1,
+            which Keras adds and takes away.
+    """
+    own = getattr(model, "inputs", None) or ()
+    given = [spec for spec in keras.tree.flatten(specs) if spec is not None]
+    if len(own) != len(given):
+        return
+    for expected, found in zip(own, given, strict=True):
+        a, b = tuple(expected.shape), tuple(found.shape)
+        longer = max(a, b, key=len)
+        if len(a) != len(b) and (abs(len(a) - len(b)) > 1 or longer[-1] != 1):
+            raise ValueError(
+                f"Model {model.name!r} takes shape {a} for {expected.name!r}. "
+                f"Received in `inputs`: {b}."
+            )
 
 
 def _own_specs(model):
