@@ -1,0 +1,73 @@
+"""kill -9 at random moments of training and of saving: every run ends as the uninterrupted one.
+
+`CRASHES=20 python -m pytest tests/test_crash.py` kills more often; `CRASH_SEED=n` at other moments.
+"""
+
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow_datasets")
+pytest.importorskip("sklearn")
+
+from example_runs import drive, read_checkpoint
+
+from keras_gamma import load_model, monitor_log
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+EPOCHS = 4
+FLAGS = [
+    "--model=resnet8_v1", "--width=2", f"--epochs={EPOCHS}", "--warmup_epochs=1",
+    "--limit_examples=200", "--verbose=0", "--tensorboard=no", "--monitor_every=4",
+]  # fmt: skip
+STEPS = 200 // 32
+# Files are killed as they are about to be put into place: written, and not yet there.
+POINTS = ["batch", "checkpoint.npz", "log.csv", "model.keras", "metrics.json", "monitor.jsonl"]
+
+
+def moments(count, seed):
+    """(what, the how many-th time) of each kill."""
+    chance = random.Random(seed)
+    for _ in range(count):
+        point = chance.choice(POINTS)
+        most = {"batch": EPOCHS * STEPS, "checkpoint.npz": EPOCHS, "log.csv": EPOCHS}.get(point, 1)
+        yield point, chance.randint(1, most)
+
+
+def test_killed_at_random_moments(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    data = f"--data_dir={tmp_path / 'data'}"
+    drive([{"flags": [*FLAGS, data, f"--output_dir={whole}"]}])
+    run = [{"flags": [*FLAGS, data, f"--output_dir={killed}"]}]
+    deaths = 0
+    for point in moments(int(os.environ.get("CRASHES", 4)), int(os.environ.get("CRASH_SEED", 0))):
+        printed = drive(run, kill=list(point), expect=(-signal.SIGKILL, 0))
+        if "had finished already" in printed or (killed / "metrics.json").exists():
+            break
+        deaths += 1
+        # Whatever bears a name is whole.
+        if (killed / "checkpoint.npz").exists():
+            read_checkpoint(killed)
+        if (killed / "model.keras").exists():
+            load_model(killed / "model.keras")
+        if (killed / "monitor.jsonl").exists():
+            monitor_log.read(killed / "monitor.jsonl")
+    assert deaths
+    drive(run)
+    (progress, arrays), (expected, wanted) = read_checkpoint(killed), read_checkpoint(whole)
+    assert progress["rows"] == expected["rows"]
+    assert arrays.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+    for one, other in zip(
+        load_model(killed / "model.keras").get_weights(),
+        load_model(whole / "model.keras").get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert (killed / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
+    assert sorted(os.listdir(killed)) == sorted(os.listdir(whole))
