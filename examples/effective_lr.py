@@ -88,7 +88,7 @@ def write_report(rows: Sequence[experiment.Row], directory: Path) -> None:
         ["arm", "test accuracy, %", "‖w‖ per filter", "its equilibrium", "angle per step",
          "its equilibrium"],
         [
-            [arm, *(f"{mean_of(by_arm[arm], name):.4g}" for name in (
+            [arm, *(cell(arm, mean_of(by_arm[arm], name), name) for name in (
                 "accuracy", "norm", "predicted_norm", "angle", "predicted_angle"))]
             for arm in ARMS
         ],
@@ -109,6 +109,12 @@ def late(row: experiment.Row, name: str) -> float:
         return math.nan
     last = np.array(values[-max(1, len(values) // 4) :])
     return float(np.sqrt(np.mean(last**2)) if "angle" in name else np.mean(last))
+
+
+def cell(arm: str, number: float, name: str) -> str:
+    """Returns a number for the table of arms."""
+    held = ARMS[arm].get("held") and name.startswith("predicted")
+    return "–" if held or math.isnan(number) else f"{number:.4g}"
 
 
 def mean_of(rows: Sequence[experiment.Row], name: str) -> float:

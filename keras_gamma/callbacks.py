@@ -125,6 +125,9 @@ class GammaMonitor(keras.callbacks.Callback):
         self._last_mean = 0.0
         self._step = _steps_taken(model.optimizer)
         self.history, self.events = [], []
+        # Where the norm is held, there is nothing to settle.
+        held = [entry.variable.constraint is not None for entry in self._kernels]
+        self._decays = [None if h else d for h, d in zip(held, self._decays, strict=True)]
         more += _limits(model, self._rule, self._decays)
         self.header = self._describe(notes + more)
         for sink in self._sinks:
@@ -282,6 +285,7 @@ class GammaMonitor(keras.callbacks.Callback):
             coupled, decoupled = decay or (None, None)
             kernels[entry.path] = {
                 "per_filter": entry.per_filter,
+                "constrained": entry.variable.constraint is not None,
                 "coupled": coupled,
                 "decoupled": decoupled,
             }

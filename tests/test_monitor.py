@@ -320,6 +320,18 @@ def test_what_cannot_be_predicted_is_said(optimizer, says):
     assert any(says in note for note in monitor.header["notes"])
 
 
+def test_no_equilibrium_where_the_norm_is_held():
+    x, y = data()
+    model = residual_net(l2=0.01)
+    keras_gamma.project_scale_invariant(model)
+    compiled(model, keras.optimizers.SGD(0.1))
+    monitor = GammaMonitor(every=2)
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[monitor])
+    kernel = monitor.history[-1]["kernels"]["conv/kernel"]
+    assert kernel["norm"] == pytest.approx(1.0, abs=1e-4) and "predicted_angle" not in kernel
+    assert monitor.header["kernels"]["conv/kernel"]["constrained"]
+
+
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch takes one step per call")
 def test_several_steps_per_call():
     x, y = data()
