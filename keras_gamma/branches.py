@@ -107,7 +107,7 @@ def branch_ratios(model, batch):
     >>> y = keras.layers.LayerNormalization(gamma_initializer=keras.initializers.Constant(2.0))(x)
     >>> model = keras.Model(x, keras.layers.Add(name="join")([x, y]))
     >>> batch = np.random.default_rng(0).normal(size=(512, 8))
-    >>> [(r.label, round(r.branch, 2)) for r in keras_gamma.branch_ratios(model, batch)]
+    >>> [(r.label, round(r.branch, 1)) for r in keras_gamma.branch_ratios(model, batch)]
     [('join', 4.0)]
 
     Reference:

@@ -515,8 +515,12 @@ def test_inputs_that_make_no_sense(inputs):
 
 
 def test_inputs_of_the_wrong_rank():
-    with pytest.raises(ValueError, match="could not be called on inputs"):
+    with pytest.raises(ValueError, match=r"takes shape \(None, 4, 4, 3\).*Received.*\(None, 7\)"):
         keras_gamma.find_roles(block(), inputs=(None, 7))
+    model = Subclassed()
+    model(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="could not be called on inputs"):
+        keras_gamma.find_roles(model, inputs=(None, 7))
 
 
 def test_unknown_guidelines():
