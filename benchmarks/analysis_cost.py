@@ -38,8 +38,10 @@ def main(argv: Sequence[str]) -> None:
         "ResNet-50": lambda: keras.applications.ResNet50(weights=None),
         "ResNet-152": lambda: keras.applications.ResNet152(weights=None),
         "ViT-B (Keras' own layers)": lambda: vit(12, 768, 12),
-        "100 residual blocks": lambda: chain(100),
-        "1,000 residual blocks": lambda: chain(1000),
+        "100 blocks, Conv2D": lambda: chain(100, True),
+        "1,000 blocks, Conv2D": lambda: chain(1000, True),
+        "100 blocks, Dense": lambda: chain(100),
+        "1,000 blocks, Dense": lambda: chain(1000),
     }
     print("| model | γ | find_roles | clone_model | ratio |\n| --- | --- | --- | --- | --- |")
     for name, build in models.items():
@@ -83,13 +85,17 @@ def clocked(function: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
-def chain(blocks: int) -> keras.Model:
-    """A residual network of dense layers."""
-    x = keras.Input((8,))
+def chain(blocks: int, convolutional: bool = False) -> keras.Model:
+    """A residual network of one width."""
+
+    def linear() -> keras.Layer:
+        return layers.Conv2D(8, 3, padding="same") if convolutional else layers.Dense(8)
+
+    x = keras.Input((8, 8, 8) if convolutional else (8,))
     y = x
     for _ in range(blocks):
-        z = layers.ReLU()(layers.BatchNormalization()(layers.Dense(8)(y)))
-        y = layers.Add()([y, layers.BatchNormalization()(layers.Dense(8)(z))])
+        z = layers.ReLU()(layers.BatchNormalization()(linear()(y)))
+        y = layers.ReLU()(layers.Add()([y, layers.BatchNormalization()(linear()(z))]))
     return keras.Model(x, layers.Dense(1)(y))
 
 

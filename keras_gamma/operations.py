@@ -106,11 +106,12 @@ def is_map(operation):
 
 def is_homogeneous(operation):
     """Whether a nonlinear operation passes a positive factor through."""
+    if isinstance(operation, keras.layers.ReLU):
+        return operation.max_value is None and not operation.threshold
+    if isinstance(operation, _HOMOGENEOUS_LAYERS):
+        return True
     if isinstance(operation, keras.Layer):
-        function = (
-            operation if isinstance(operation, _HOMOGENEOUS_LAYERS) else _activation(operation)
-        )
-        return isinstance(operation, _HOMOGENEOUS_LAYERS) or function in _HOMOGENEOUS_ACTIVATIONS
+        return _activation(operation) in _HOMOGENEOUS_ACTIVATIONS
     return type(operation).__name__ in _HOMOGENEOUS
 
 
@@ -154,7 +155,7 @@ _LAYER_KINDS = {
         ),
         Kind.LINEAR,
     ),
-    **dict.fromkeys(_layers("LeakyReLU PReLU ELU"), Kind.NONLINEAR),
+    **dict.fromkeys(_layers("ReLU LeakyReLU PReLU ELU"), Kind.NONLINEAR),
     **dict.fromkeys(_layers("LSTM GRU SimpleRNN ConvLSTM1D ConvLSTM2D ConvLSTM3D"), Kind.NONLINEAR),
     **dict.fromkeys(_layers("Softmax"), Kind.SOFTMAX),
     **dict.fromkeys(_layers("AdditiveAttention"), Kind.ATTENTION),
@@ -243,7 +244,9 @@ def power_of(operation, args):
     if isinstance(operation, keras.layers.Add):
         return 1.0
     if isinstance(operation, keras.Layer):
-        return 1.0 if kind_of_layer(operation) in (Kind.LINEAR, Kind.IDENTITY) else None
+        kind = kind_of_layer(operation)
+        scales = kind is Kind.NONLINEAR and is_homogeneous(operation)
+        return 1.0 if scales or kind in (Kind.LINEAR, Kind.IDENTITY) else None
     data = [i for i, arg in enumerate(args) if isinstance(arg, keras.KerasTensor)]
     if name in _PRODUCTS:
         if len(data) > 1:

@@ -326,7 +326,7 @@ class _Tracer:
                 return self._slice_wise(layer.layer, args[0], axis=1)
             if type(layer) is keras.layers.Add and _are_two_alike(args):
                 # Opening it would come to the same.
-                outputs = keras.KerasTensor(args[0][0].shape, dtype=layer.compute_dtype)
+                outputs = _tensor(args[0][0].shape, layer.compute_dtype)
                 self._record(layer, Kind.SUM, args, kwargs, outputs)
                 return outputs
             kind = operations.kind_of_layer(layer)
@@ -341,7 +341,7 @@ class _Tracer:
     def _on_normalization(self, layer, entry, args, kwargs):
         # Further tensors are masks; only the first is normalized.
         source = _keras_tensors((args, kwargs))[0]
-        outputs = keras.KerasTensor(source.shape, dtype=layer.compute_dtype)
+        outputs = _tensor(source.shape, layer.compute_dtype)
         number = self._write(Kind.NORM, _numbers([self._number_of(source)]), self._label())
         self._calls.append(NormCall(layer, entry, number))
         self._assign(outputs, number)
@@ -427,7 +427,7 @@ class _Tracer:
         )
 
     def _view(self, tensor, shape, function):
-        view = keras.KerasTensor(shape, dtype=tensor.dtype)
+        view = _tensor(shape, tensor.dtype)
         number = self._number_of(tensor)
         if number is not None:
             number = self._write(Kind.IDENTITY, (number,), self._label())
@@ -451,12 +451,13 @@ class _Tracer:
     def _entry(self, layer, args, kwargs):
         if id(layer) not in self._entries:
             entry = norms.registered(layer)
-            tensors = _keras_tensors((args, kwargs))
-            if entry is None and len(tensors) == 1 and norms.may_be_normalization(layer):
-                with self._pause():
-                    entry = norms.probe(layer, tensors[0].shape)
-                if entry is None:
-                    self._rejected.add(id(layer))
+            if entry is None and norms.may_be_normalization(layer):
+                tensors = _keras_tensors((args, kwargs))
+                if len(tensors) == 1:
+                    with self._pause():
+                        entry = norms.probe(layer, tensors[0].shape)
+                    if entry is None:
+                        self._rejected.add(id(layer))
             self._entries[id(layer)] = entry
         return self._entries[id(layer)]
 
@@ -464,7 +465,7 @@ class _Tracer:
         """Shapes and dtypes of the outputs, by Keras' own means."""
         shape = self._shape_after(operation, args)
         if shape is not None:
-            return keras.KerasTensor(shape, dtype=operation.compute_dtype)
+            return _tensor(shape, operation.compute_dtype)
         infer = operation.compute_output_spec
         if "training" in kwargs and not _takes(infer, "training"):
             kwargs = {name: value for name, value in kwargs.items() if name != "training"}
@@ -692,7 +693,19 @@ def _same_shape(tensors):
     return all(len({d for d in dims if d is not None}) < 2 for dims in zip(*shapes, strict=True))
 
 
+def _tensor(shape, dtype):
+    # Keras takes as long to make up a name as for all the rest.
+    return keras.KerasTensor(shape, dtype=dtype, name="traced")
+
+
 def _keras_tensors(structure):
+    # The two cases that are most frequent: a tensor, and `((tensor,), {})`.
+    if isinstance(structure, keras.KerasTensor):
+        return [structure]
+    if type(structure) is tuple and len(structure) == 2 and type(structure[1]) is dict:
+        args, kwargs = structure
+        if not kwargs and type(args) is tuple and len(args) == 1 and isinstance(args[0], keras.KerasTensor):
+            return [args[0]]
     return [t for t in tree.flatten(structure) if isinstance(t, keras.KerasTensor)]
 
 
