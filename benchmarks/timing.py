@@ -5,6 +5,7 @@ import time
 
 import keras
 import numpy as np
+from scipy import stats
 
 
 class Timer(keras.callbacks.Callback):
@@ -46,3 +47,14 @@ def ratio(seconds, base):
     ratios = [a / b for a, b in zip(seconds, base, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return middle, low, high
+
+
+def paired_median(seconds, base):
+    """Median ratio of two lists of seconds of the same rounds, and its 95 % interval.
+
+    The interval is the exact one of order statistics; it says how well the median is known, not how
+    far single rounds are spread.
+    """
+    ratios = np.divide(seconds, base)
+    interval = stats.quantile_test(ratios, p=0.5).confidence_interval(0.95)
+    return float(np.median(ratios)), float(interval.low), float(interval.high)

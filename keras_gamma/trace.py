@@ -704,7 +704,12 @@ def _keras_tensors(structure):
         return [structure]
     if type(structure) is tuple and len(structure) == 2 and type(structure[1]) is dict:
         args, kwargs = structure
-        if not kwargs and type(args) is tuple and len(args) == 1 and isinstance(args[0], keras.KerasTensor):
+        if (
+            not kwargs
+            and type(args) is tuple
+            and len(args) == 1
+            and isinstance(args[0], keras.KerasTensor)
+        ):
             return [args[0]]
     return [t for t in tree.flatten(structure) if isinstance(t, keras.KerasTensor)]
 
