@@ -43,7 +43,7 @@ setuptools.setup(
     packages=["keras_gamma"],
     package_data={"keras_gamma": ["py.typed"]},
     python_requires=">=3.11",
-    install_requires=["absl-py", "keras>=3.15", "numpy", "rich", "tensorflow>=2.21"],
+    install_requires=["absl-py", "keras>=3.14", "numpy", "rich", "tensorflow>=2.20"],
     extras_require={
         "examples": EXAMPLES,
         "hub": HUB,

@@ -61,7 +61,7 @@ _NONLINEAR = _names(
 )
 # Their values do not follow the scale of what they are computed from.
 _SCALELESS = _names(
-    "Nanargmax Nanargmin "
+    "Nanargmax Nanargmin Bartlett Blackman Hamming Hanning Kaiser "
     "All AllClose Any Arange Argmax Argmin Argpartition Argsort Bincount BitwiseAnd "
     "BitwiseInvert BitwiseLeftShift BitwiseNot BitwiseOr BitwiseRightShift BitwiseXor "
     "CountNonzero Digitize EmptyLike Equal FloorDivide Full FullLike Gcd Geomspace Greater "
