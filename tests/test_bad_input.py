@@ -253,6 +253,36 @@ def test_frozen_dtype_mixes_and_renamed_layers_are_handled():
     assert [e.path for e in keras_gamma.apply_guidelines(mixed, l2=0.1)] == [e.path for e in plan]
 
 
+class CyclicConfig(layers.Layer):
+    """Its config holds itself, so that Keras cannot save it."""
+
+    def build(self, shape):
+        self.norm = layers.LayerNormalization(name="norm")
+        self.dense = layers.Dense(shape[-1])
+        self.norm.build(shape)
+        self.dense.build(shape)
+        self.built = True
+
+    def call(self, x):
+        return x + self.dense(self.norm(x))
+
+    def get_config(self):
+        cycle = {}
+        cycle["cycle"] = cycle
+        return {**super().get_config(), "cycle": cycle}
+
+
+def test_a_cyclic_config_is_in_the_way_of_saving_alone(tmp_path):
+    x = keras.Input((4,))
+    m = keras.Model(x, CyclicConfig()(x))
+    (entry,) = keras_gamma.apply_guidelines(m, l2=0.5)
+    assert str(entry.role) == "residual_last" and float(m.losses[0]) == 2.0
+    assert not keras_gamma.audit(m).disagreements
+    with pytest.raises(RecursionError):
+        m.save(tmp_path / "m.keras")
+    assert float(m.losses[0]) == 2.0
+
+
 @pytest.mark.parametrize("probe", ["x", 3, None, np.ones((2, 5)), [np.ones((2, 4))] * 2])
 def test_probes(probe):
     m = model()

@@ -39,25 +39,35 @@ def moments(count, seed):
 
 
 def test_killed_at_random_moments(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    data = f"--data_dir={tmp_path / 'data'}"
+    whole, data = tmp_path / "whole", f"--data_dir={tmp_path / 'data'}"
     drive([{"flags": [*FLAGS, data, f"--output_dir={whole}"]}])
-    run = [{"flags": [*FLAGS, data, f"--output_dir={killed}"]}]
-    deaths = 0
-    for point in moments(int(os.environ.get("CRASHES", 4)), int(os.environ.get("CRASH_SEED", 0))):
-        printed = drive(run, kill=list(point), expect=(-signal.SIGKILL, 0))
-        if "had finished already" in printed or (killed / "metrics.json").exists():
-            break
-        deaths += 1
-        # Whatever bears a name is whole.
-        if (killed / "checkpoint.npz").exists():
-            read_checkpoint(killed)
-        if (killed / "model.keras").exists():
-            load_model(killed / "model.keras")
-        if (killed / "monitor.jsonl").exists():
-            monitor_log.read(killed / "monitor.jsonl")
-    assert deaths
-    drive(run)
+    wanted = int(os.environ.get("CRASHES", 4))
+    points = moments(10 * wanted, int(os.environ.get("CRASH_SEED", 0)))
+    deaths = runs = 0
+    while deaths < wanted:
+        runs += 1
+        killed = tmp_path / f"killed{runs}"
+        run = [{"flags": [*FLAGS, data, f"--output_dir={killed}"]}]
+        while deaths < wanted and not (killed / "metrics.json").exists():
+            drive(run, kill=list(next(points)), expect=(-signal.SIGKILL, 0))
+            deaths += not (killed / "metrics.json").exists()
+            check_files(killed)
+        drive(run)
+        check_end(killed, whole)
+
+
+def check_files(killed):
+    """Whatever bears a name is whole."""
+    if (killed / "checkpoint.npz").exists():
+        read_checkpoint(killed)
+    if (killed / "model.keras").exists():
+        load_model(killed / "model.keras")
+    if (killed / "monitor.jsonl").exists():
+        monitor_log.read(killed / "monitor.jsonl")
+
+
+def check_end(killed, whole):
+    """The run ended as the uninterrupted one."""
     (progress, arrays), (expected, wanted) = read_checkpoint(killed), read_checkpoint(whole)
     assert progress["rows"] == expected["rows"]
     assert arrays.keys() == wanted.keys()

@@ -91,6 +91,12 @@ class Builder:
         branch = NORMS[kind]()(layers.Dense(WIDTH)(layers.ReLU()(layers.Dense(WIDTH)(a))))
         return layers.Add()([skip, branch])
 
+    def squeeze_excite(self, kind, a, b, c):
+        y = NORMS[kind]()(layers.Dense(WIDTH)(a))
+        gate = layers.GlobalAveragePooling1D(keepdims=True)(y)
+        gate = layers.Dense(WIDTH, activation="sigmoid")(layers.Dense(2, activation="relu")(gate))
+        return layers.Add()([a, layers.Multiply()([y, gate])])
+
     def attention(self, kind, a, b, c):
         return layers.MultiHeadAttention(2, 4)(a, b)
 
@@ -118,14 +124,28 @@ instructions = st.tuples(
 )
 
 
-@settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
-    derandomize="FUZZ_EXAMPLES" not in os.environ,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
+LIKE_THIS = {
+    "derandomize": "FUZZ_EXAMPLES" not in os.environ,
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+@settings(max_examples=EXAMPLES, **LIKE_THIS)
 @given(st.lists(instructions, min_size=2, max_size=24), st.integers(1, 2))
 def test_running_refutes_nothing(todo, outputs):
+    check(todo, outputs)
+
+
+@settings(max_examples=max(EXAMPLES // 20, 1), **LIKE_THIS)
+@given(st.lists(instructions, min_size=2, max_size=5), st.integers(5, 40))
+def test_running_refutes_nothing_in_depth(todo, times):
+    """Up to 200 blocks, each of several layers."""
+    check(todo * times, 1)
+
+
+def check(todo, outputs):
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     builder = Builder()
