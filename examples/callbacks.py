@@ -11,6 +11,7 @@ import keras
 import keras_gamma
 from examples.cli import UsageError
 from examples.run_state import Progress, Run
+from keras_gamma import monitor_log, monitor_picture
 
 
 class SaveProgress(keras.callbacks.Callback):
@@ -62,6 +63,13 @@ def monitor(directory: Path, every: int, probe: Any) -> list[keras.callbacks.Cal
             picture=directory / "monitor.png",
         )
     ]
+
+
+def draw_monitor(directory: Path) -> None:
+    """Draws what was measured, for a run that was killed after its last epoch, before its end."""
+    header, rows = monitor_log.read(directory / "monitor.jsonl")
+    if rows:
+        monitor_picture.draw(header, rows, directory / "monitor.png")
 
 
 def tensorboard(directory: Path, wanted: str) -> list[keras.callbacks.Callback]:

@@ -18,7 +18,7 @@ from absl import flags
 
 import keras_gamma
 from examples import distribution, flags_common
-from examples.callbacks import SaveProgress, monitor, tensorboard
+from examples.callbacks import SaveProgress, draw_monitor, monitor, tensorboard
 from examples.cli import UsageError
 from examples.decay import check_decay, decay_kernels, decide_decay
 from examples.optimizers import make_optimizer, make_schedule
@@ -189,6 +189,8 @@ def fit(
 ) -> None:
     """Trains the epochs that are not done yet."""
     if progress.epochs_done == FLAGS.epochs:
+        if cluster.is_chief:
+            draw_monitor(folder.directory)
         return
     verbose = int(FLAGS.verbose) if FLAGS.verbose != "auto" else (1 if sys.stdout.isatty() else 2)
     cluster.fit(

@@ -56,6 +56,18 @@ def test_killed_at_random_moments(tmp_path):
         check_end(killed, whole)
 
 
+def test_killed_between_the_last_epoch_and_the_end(tmp_path):
+    """Nothing is left to train, but to draw and to write."""
+    whole, killed, data = tmp_path / "a", tmp_path / "b", f"--data_dir={tmp_path / 'data'}"
+    drive([{"flags": [*FLAGS, data, f"--output_dir={whole}"]}])
+    run = [{"flags": [*FLAGS, data, f"--output_dir={killed}"]}]
+    drive(run, kill=["log.csv", EPOCHS], expect=-signal.SIGKILL)
+    assert not (killed / "monitor.png").exists()
+    assert len(read_checkpoint(killed)[0]["rows"]) == EPOCHS
+    drive(run)
+    check_end(killed, whole)
+
+
 def check_files(killed):
     """Whatever bears a name is whole."""
     if (killed / "checkpoint.npz").exists():
