@@ -115,7 +115,8 @@ def verify(model, inputs=None, *, plan=None, seed=0):
 
     Structure and not number is only which sums there are, their forks and their skips. The
     weights are those of the model; where one of them holds a path at zero (a
-    kernel of zeros), nothing can be told, and the verdict is "not testable".
+    kernel of zeros), nothing can be told, and the verdict is "not testable"; so it is where a
+    strong stream drowns the only place where the role that was read would show.
 
     Args:
         model: a built `keras.Model`. Its weights, statistics and seeds stay as they are.
@@ -162,14 +163,19 @@ def verify(model, inputs=None, *, plan=None, seed=0):
 
 def _entry(gamma, found, why="Its layer was not seen in a call that could be run."):
     """The calls of one γ, as one piece of evidence."""
-    if not found or any(role is None for role, _ in found):
-        why = next((text for role, text in found if role is None), why)
+    if not found or any(one.role is None for one in found):
+        why = next((one.text for one in found if one.role is None), why)
         return Evidence(gamma.path, gamma.role, None, Agreement.NOT_TESTABLE, why)
-    role, text = min(found, key=lambda one: _WITHHELD_FIRST.index(one[0]))
+    decisive = min(found, key=lambda one: _WITHHELD_FIRST.index(one.role))
+    role, text = decisive.role, decisive.text
     if len(found) > 1:
         text = f"{len(found)} calls; decisive: {text}"
+    faint = next((one.faint[gamma.role] for one in found if gamma.role in one.faint), None)
     if role is gamma.role:
         agreement = Agreement.AGREE
+    elif faint is not None:
+        agreement = Agreement.NOT_TESTABLE
+        text = f"{text} But it may be that {faint[0].lower()}{faint[1:-1]}: too little to tell."
     elif gamma.role is Role.OTHER:
         agreement = Agreement.NOT_TESTABLE  # "other" claims nothing that could be refuted.
     else:
@@ -181,8 +187,21 @@ def _entry(gamma, found, why="Its layer was not seen in a call that could be run
 _WITHHELD_FIRST = (Role.OTHER, Role.TRUNK, Role.SHORTCUT, Role.RESIDUAL_LAST, Role.INTERIOR)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """What one call of a normalization shows: no role if nothing can be told.
+
+    `faint` has the evidence for what would hold if whatever changes at all counted as moving: a
+    strong stream that a weak one is added to, or put beside, drowns it.
+    """
+
+    role: Role | None
+    text: str
+    faint: dict[Role, str] = dataclasses.field(default_factory=dict)
+
+
 def _measure(replay, graph, joins, norm):
-    """Role and evidence for one call of a normalization; no role if nothing can be told."""
+    """What one call of a normalization shows, as `_Measured`."""
     ratios = {norm: FACTOR}  # node -> ratio of its spreads, where its values change
     held: list[str] = []
     absorbed: list[int] = []
@@ -208,7 +227,9 @@ def _measure(replay, graph, joins, norm):
             held.append(label)
             continue
         if before.std() < CONSTANT or not np.isfinite(after).all():
-            return None, f"{label} is constant, or not finite: nothing can be told behind it."
+            return _Measured(
+                None, f"{label} is constant, or not finite: nothing can be told behind it."
+            )
         ratios[node] = float(after.std() / before.std())
         sources = [source for source in graph.nodes[node].inputs if source in ratios]
         if sources and all(
@@ -221,33 +242,45 @@ def _measure(replay, graph, joins, norm):
                 ratios[node] = 1.0
         if graph.nodes[node].kind is Kind.NORM and not _moved(ratios[node]):
             absorbed.append(node)
-    findings = _findings(replay, graph, joins, norm, ratios)
+    findings = _findings(replay, graph, joins, norm, ratios, _moved)
+    open_ = {n: r for n, r in ratios.items() if n not in behind and not _absorbs(graph, norm, n)}
+    faint = _findings(replay, graph, joins, norm, open_, lambda ratio: ratio != 1.0)
     for role in _ORDER:
         if role in findings:
-            return role, findings[role]
+            return _Measured(role, findings[role], faint)
     # Nothing moves. Is it absorbed, or does it act through the weights of a softmax alone?
     if held and _reaches_through_softmax(replay, graph, joins, norm, set(ratios)):
-        return Role.OTHER, f"Only the weights of the softmax {held[0]} change what flows on."
+        return _Measured(
+            Role.OTHER, f"Only the weights of the softmax {held[0]} change what flows on."
+        )
     if absorbed:
         name = repr(graph.nodes[absorbed[0]].label)
-        return Role.INTERIOR, f"Nothing moves; behind {name} values change, but not their spread."
+        text = f"Nothing moves; behind {name} values change, but not their spread."
+        return _Measured(Role.INTERIOR, text, faint)
     whole = [join for join in joins.values() if join.residual and join.merged_into is None]
     operands = {operand for join in whole for operand in join.operands}
     touched = (operands | graph.outputs) & set(ratios)
     if touched:
         node = max(touched)
         label = repr(graph.nodes[node].label)
-        return None, f"{label} changes, but its spread only ×{ratios[node]:.3g}: a gate, perhaps."
+        return _Measured(
+            None, f"{label} changes, but its spread only ×{ratios[node]:.3g}: a gate, perhaps."
+        )
     if len(ratios) == 1 and not graph.consumers[norm]:
-        return Role.OTHER, "Nothing is computed from it."
-    return Role.INTERIOR, "No operand of a sum changes, and no output."
+        return _Measured(Role.OTHER, "Nothing is computed from it.")
+    return _Measured(Role.INTERIOR, "No operand of a sum changes, and no output.")
 
 
-def _findings(replay, graph, joins, norm, ratios):
-    """Role -> evidence, from every place where something moves."""
+def _absorbs(graph, norm, node):
+    """Whether `node` is another normalization: its scale is its own, whatever changes."""
+    return node != norm and graph.nodes[node].kind is Kind.NORM
+
+
+def _findings(replay, graph, joins, norm, ratios, is_moved):
+    """Role -> evidence, from every place where something moves, that is, `is_moved(its ratio)`."""
     found: dict[Role, str] = {}
     for index, join in joins.items():
-        moved = [operand for operand in join.operands if _moved(ratios.get(operand, 1.0))]
+        moved = [operand for operand in join.operands if is_moved(ratios.get(operand, 1.0))]
         if not moved or join.merged_into is not None:
             continue
         at = f"at {graph.nodes[index].label!r}"
@@ -269,7 +302,7 @@ def _findings(replay, graph, joins, norm, ratios):
             text = f"The branch moves ×{ratios[moved[0]]:.3g} {at}, the skip does not."
             found.setdefault(Role.RESIDUAL_LAST, text)
     for output in graph.outputs:
-        if _moved(ratios.get(output, 1.0)):
+        if is_moved(ratios.get(output, 1.0)):
             text = f"The output of {graph.nodes[output].label!r} moves ×{ratios[output]:.3g}."
             found.setdefault(Role.TRUNK, text)
     return found

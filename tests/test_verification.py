@@ -156,3 +156,19 @@ def test_a_model_that_fails_when_it_runs_is_not_testable():
 def test_not_a_model():
     with pytest.raises(TypeError, match="Expected a Keras 3 model"):
         verify("model.keras")
+
+
+@pytest.mark.parametrize("doublings", [0, 6])
+def test_a_strong_stream_drowns_what_is_put_beside_it(doublings):
+    """Found by the fuzzer: γ reaches the output, which hardly shows beside a stream of 64."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((4, 8))
+    stream = x
+    for _ in range(doublings):
+        stream = layers.Add()([stream, stream])
+    norm = layers.BatchNormalization(name="bn")(stream)
+    both = layers.Concatenate()([layers.Add(name="join")([norm, stream]), norm])
+    (entry,) = keras_gamma.verify(keras.Model(x, layers.Dense(2)(both)))
+    assert str(entry.role) == "trunk"
+    assert str(entry.agreement) == ("not testable" if doublings else "agree")
+    assert ("too little to tell" in entry.evidence) == bool(doublings)
