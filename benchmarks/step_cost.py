@@ -25,9 +25,9 @@ _quiet.import_keras(open_devices=False)
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
+from contenders import adamw, decoupled, sgd, with_guidelines, with_keras  # noqa: E402
 from timing import interleave, paired_median  # noqa: E402
 
-import keras_gamma  # noqa: E402
 from examples.resnet import build_model  # noqa: E402
 
 _ROUNDS = flags.DEFINE_integer("rounds", 400, "Steps of each contender.", 10)
@@ -76,13 +76,13 @@ def measure(network: str, batch: int) -> None:
     images = random.standard_normal((batch, 32, 32, 3)).astype("float32")
     labels = random.integers(0, 10, batch)
     contenders = {
-        "SGD": compiled(network, lambda model: sgd()),
-        "SGD, again": compiled(network, lambda model: sgd()),
+        "SGD": compiled(network, sgd),
+        "SGD, again": compiled(network, sgd),
         "Keras' L2 on every γ": compiled(network, with_keras),
         "ours, coupled": compiled(network, with_guidelines),
         "ours, all γ": compiled(network, lambda model: with_guidelines(model, "all")),
-        "AdamW": compiled(network, lambda model: adamw()),
-        "AdamW, again": compiled(network, lambda model: adamw()),
+        "AdamW": compiled(network, adamw),
+        "AdamW, again": compiled(network, adamw),
         "ours, decoupled": compiled(network, decoupled),
     }
     steps = {name: block(model, images, labels) for name, model in contenders.items()}
@@ -107,35 +107,6 @@ def compiled(network: str, set_up: Callable) -> keras.Model:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(set_up(model), loss, jit_compile=_JIT.value)
     return model
-
-
-def sgd() -> keras.optimizers.Optimizer:
-    """The optimizer without decay."""
-    return keras.optimizers.SGD(1e-3, momentum=0.9)
-
-
-def adamw() -> keras.optimizers.Optimizer:
-    """The optimizer that decays everything."""
-    return keras.optimizers.AdamW(1e-3, weight_decay=0.05)
-
-
-def with_keras(model: keras.Model) -> keras.optimizers.Optimizer:
-    """L2 on every γ, as one does it by hand."""
-    for gamma in keras_gamma.find_roles(model):
-        gamma.variable.regularizer = keras.regularizers.L2(5e-5)
-    return sgd()
-
-
-def with_guidelines(model: keras.Model, guidelines: str = "paper") -> keras.optimizers.Optimizer:
-    """L2 on the γ that the guidelines select."""
-    keras_gamma.apply_guidelines(model, l2=5e-5, guidelines=guidelines)
-    return sgd()
-
-
-def decoupled(model: keras.Model) -> keras.optimizers.Optimizer:
-    """Decoupled decay where the guidelines put it."""
-    plan = keras_gamma.plan_weight_decay(model)
-    return keras_gamma.optimizers.AdamW(1e-3, weight_decay=0.05, decay=plan)
 
 
 def block(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:

@@ -12,9 +12,9 @@ differences are paired. The same command goes on where it was stopped, and makes
 
 uses a set on which differences of a point can show. `--arms=every`: all 16 subsets of the roles.
 
-    python examples/ablation.py --dataset=cifar100 --model=resnet20_v1 --width=16 --flip
-    --epochs=200 \\
-        --batch_size=128 --weight_decay=5e-4 --processes=1 --output_dir=runs/ablation_cifar100
+    python examples/ablation.py --dataset=cifar100 --model=resnet20_v1 --width=16 --flip \\
+        --epochs=200 --batch_size=128 --weight_decay=5e-4 --processes=1 \\
+        --output_dir=runs/ablation_cifar100
 
 is for a GPU; not run here. The flags of train_resnet.py work, too, and are the same for every arm.
 Results in --output_dir: results.jsonl, report.md, report.html, curves.png, and a folder for each
@@ -45,7 +45,7 @@ from absl import flags
 from examples import experiment, flags_common, pictures, significance, train_resnet
 from examples.cli import UsageError, run_main
 from examples.reports import Report, tell
-from examples.significance import Claim, paired
+from examples.significance import Claim, geometric_mean, paired
 from keras_gamma import Guidelines, Role, monitor_log
 
 FLAGS = flags.FLAGS
@@ -167,12 +167,6 @@ def mechanism(path: Path) -> dict[str, Any]:
                 numbers["effective_learning_rate"]
             )
     return {name: geometric_mean(values) for name, values in collected.items()}
-
-
-def geometric_mean(values: Sequence[float | None]) -> float | None:
-    """Returns the geometric mean of the values above 0; `None` if there is none."""
-    positive = [value for value in values if value]
-    return float(np.exp(np.mean(np.log(positive)))) if positive else None
 
 
 # The report ----------------------------------------------------------------------------------

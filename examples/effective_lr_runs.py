@@ -9,6 +9,7 @@ from keras import layers
 
 import keras_gamma
 from examples import digits, experiment
+from examples.significance import geometric_mean
 from keras_gamma.callbacks import GammaMonitor
 
 MOMENTUM = 0.9
@@ -109,9 +110,7 @@ def curve(monitor: GammaMonitor, name: str) -> list[float | None]:
     """Returns the geometric mean over the kernels of something measured, step by step."""
     found: list[float | None] = []
     for row in monitor.history:
-        values = [numbers.get(name) for numbers in row["kernels"].values()]
-        known = [value for value in values if value]
-        found.append(float(np.exp(np.mean(np.log(known)))) if known else None)
+        found.append(geometric_mean([of.get(name) for of in row["kernels"].values()]))
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from examples.cli import UsageError
 from examples.files import AlreadyLocked, locked, write_atomic
+from keras_gamma import monitor_log
 
 Job = dict[str, Any]
 Row = dict[str, Any]
@@ -34,7 +35,10 @@ class Results:
         self.settings = json.loads(json.dumps(dict(settings)))
         self.rows: list[Row] = []
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = _read_lines(path)
+        try:
+            lines = monitor_log.read_lines(path)
+        except monitor_log.DamagedLineError as error:
+            raise UsageError(f"{path} is damaged in line {error.number}: {error.cause}") from error
         if lines and lines[0] != self.settings:
             names = sorted(
                 name
@@ -145,21 +149,3 @@ def share_of_cores(processes: int) -> dict[str, str]:
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
     return dict.fromkeys(names, threads)
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a file of JSON; a last one that was cut off does not count."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):  # Its process was killed.
-                break
-            raise UsageError(f"{path} is damaged in line {number}: {error}") from error
-    return found

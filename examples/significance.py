@@ -52,6 +52,12 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, float(low), float(high), p, count)
 
 
+def geometric_mean(values: Sequence[float | None]) -> float | None:
+    """Returns the geometric mean of the values above 0; `None` if there is none."""
+    positive = [value for value in values if value]
+    return float(np.exp(np.mean(np.log(positive)))) if positive else None
+
+
 def paired(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """Returns the mean difference `first - second` of values of the same seeds."""
     return estimate(np.subtract(first, second))

@@ -50,6 +50,52 @@ class JsonLines:
             self._file = None
 
 
+class DamagedLineError(ValueError):
+    """A line that is no JSON, and not the last one.
+
+    Args:
+        path: of the file.
+        number: of the line, from 1.
+        cause: what is wrong with it.
+    """
+
+    def __init__(self, path, number, cause):
+        super().__init__(f"{path}, line {number}, is no JSON: {cause}")
+        self.number = number
+        self.cause = cause
+
+
+def read_lines(path):
+    """Reads a file with a JSON value in each line.
+
+    A last line that a killed process left half-written does not count.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        A list of values; empty if there is no such file.
+
+    Raises:
+        DamagedLineError: if another line is no JSON.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):  # Without a newline: its writer was killed.
+                break
+            raise DamagedLineError(path, number, error) from error
+    return found
+
+
 def read(path):
     """Reads a file of `JsonLines`.
 
@@ -62,20 +108,7 @@ def read(path):
     Raises:
         ValueError: if a line other than the last is no JSON, or the file is not of this kind.
     """
-    path = Path(path)
-    if not path.exists():
-        return None, []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            if number >= len(lines):  # Without a newline: its writer was killed.
-                break
-            raise ValueError(f"{path}, line {number}, is no JSON: {error}") from error
+    found = read_lines(path)
     if not found:
         return None, []
     if not isinstance(found[0], dict) or found[0].get("format") != "keras_gamma.monitor":
