@@ -40,10 +40,10 @@ setuptools.setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=["keras_gamma"],
-    package_data={"keras_gamma": ["py.typed"]},
+    packages=setuptools.find_packages(include=["keras_gamma", "keras_gamma.*"]),
+    package_data={"": ["py.typed", "*.pyi"]},
     python_requires=">=3.11",
-    install_requires=["absl-py", "keras>=3.14", "numpy", "rich", "tensorflow>=2.20"],
+    install_requires=["absl-py", "keras>=3.14", "lazy_loader", "numpy", "rich", "tensorflow>=2.20"],
     extras_require={
         "examples": EXAMPLES,
         "hub": HUB,
@@ -51,7 +51,7 @@ setuptools.setup(
         "cv": ["keras-cv==0.9.0"],
         "test": TEST,
     },
-    entry_points={"console_scripts": ["keras_gamma = keras_gamma.__main__:run"]},
+    entry_points={"console_scripts": ["keras_gamma = keras_gamma.cli:run"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",

@@ -15,9 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from keras_gamma import _quiet  # noqa: E402
+from keras_gamma._keras import quiet  # noqa: E402
 
-_quiet.import_keras()
+quiet.import_keras()
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
@@ -25,8 +25,8 @@ from absl import app, flags  # noqa: E402
 from timing import Timer, interleave, ratio  # noqa: E402
 
 import keras_gamma  # noqa: E402
-from examples.resnet import build_model  # noqa: E402
-from keras_gamma.callbacks import GammaMonitor  # noqa: E402
+from examples.models.resnet import build_model  # noqa: E402
+from keras_gamma.dynamics.monitor import GammaMonitor  # noqa: E402
 
 _EVERY = flags.DEFINE_integer("every", 100, "Steps from one measurement to the next.", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Runs of each contender.", 2)

@@ -18,9 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from keras_gamma import _quiet  # noqa: E402
+from keras_gamma._keras import quiet  # noqa: E402
 
-_quiet.import_keras(open_devices=False)
+quiet.import_keras(open_devices=False)
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
@@ -28,7 +28,7 @@ from absl import app, flags  # noqa: E402
 from contenders import adamw, decoupled, sgd, with_guidelines, with_keras  # noqa: E402
 from timing import interleave, paired_median  # noqa: E402
 
-from examples.resnet import build_model  # noqa: E402
+from examples.models.resnet import build_model  # noqa: E402
 
 _ROUNDS = flags.DEFINE_integer("rounds", 400, "Steps of each contender.", 10)
 _DEVICES = flags.DEFINE_integer("devices", 1, "Replicas, on virtual devices of the CPU.", 1)

@@ -21,9 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from keras_gamma import _quiet  # noqa: E402
+from keras_gamma._keras import quiet  # noqa: E402
 
-_quiet.import_keras()
+quiet.import_keras()
 
 import keras  # noqa: E402
 import zoo  # noqa: E402

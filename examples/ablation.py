@@ -36,17 +36,20 @@ from typing import Any
 # The repository's root, so that the script runs from anywhere, and before anything is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import examples.quiet  # noqa: F401  (before Keras)
+import examples.core.quiet  # noqa: F401  (before Keras)
 
 # isort: split
 import numpy as np
 from absl import flags
 
-from examples import experiment, flags_common, pictures, significance, train_resnet
-from examples.cli import UsageError, run_main
-from examples.reports import Report, tell
-from examples.significance import Claim, geometric_mean, paired
-from keras_gamma import Guidelines, Role, monitor_log
+from examples import train_resnet
+from examples.core import flags_common
+from examples.core.cli import UsageError, run_main
+from examples.experiments import experiment, pictures, significance
+from examples.experiments.reports import Report, tell
+from examples.experiments.significance import Claim, geometric_mean, paired
+from keras_gamma import Guidelines, Role
+from keras_gamma.dynamics import monitor_log
 
 FLAGS = flags.FLAGS
 

@@ -20,18 +20,18 @@ from typing import Any
 # The repository's root, so that the script runs from anywhere, and before anything is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import examples.quiet  # noqa: F401  (before Keras)
+import examples.core.quiet  # noqa: F401  (before Keras)
 
 # isort: split
 import keras
 import numpy as np
 from absl import flags
 
-from examples import experiment, pictures
-from examples.cli import run_main
-from examples.effective_lr_runs import ARMS, BASE, BATCH, FACTOR, MOMENTUM, work
-from examples.reports import Report
-from examples.significance import Claim, estimate
+from examples.core.cli import run_main
+from examples.experiments import experiment, pictures
+from examples.experiments.effective_lr_runs import ARMS, BASE, BATCH, FACTOR, MOMENTUM, work
+from examples.experiments.reports import Report
+from examples.experiments.significance import Claim, estimate
 
 FLAGS = flags.FLAGS
 

@@ -17,16 +17,16 @@ from pathlib import Path
 # The repository's root, so that the script runs from anywhere, and before anything is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import examples.quiet  # noqa: F401  (before Keras)
+import examples.core.quiet  # noqa: F401  (before Keras)
 
 # isort: split
 import keras
 from absl import flags
 
 import keras_gamma
-from examples.cli import run_main
-from examples.effective_lr_runs import load_digits, make_network
-from keras_gamma.callbacks import GammaMonitor
+from examples.core.cli import run_main
+from examples.experiments.effective_lr_runs import load_digits, make_network
+from keras_gamma.dynamics.monitor import GammaMonitor
 
 FLAGS = flags.FLAGS
 
@@ -43,11 +43,11 @@ def main(argv: Sequence[str]) -> None:
     del argv
     keras.utils.set_random_seed(FLAGS.seed)
     model = make_network()
-    for entry in keras_gamma.find_scale_invariant(model):
+    for entry in keras_gamma.dynamics.find_scale_invariant(model):
         if entry.variable.trainable:
             entry.variable.regularizer = keras.regularizers.L2(FLAGS.weight_decay / 2)
     if FLAGS.held:
-        keras_gamma.project_scale_invariant(model)
+        keras_gamma.dynamics.project_scale_invariant(model)
     model.compile(
         keras.optimizers.SGD(FLAGS.learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

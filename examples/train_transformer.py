@@ -25,16 +25,18 @@ from pathlib import Path
 # The repository's root, so that the script runs from anywhere, and before anything is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import examples.quiet  # noqa: F401  (before Keras)
+import examples.core.quiet  # noqa: F401  (before Keras)
 
 # isort: split
 import keras
 from absl import flags
 
-from examples import distribution, flags_common, training, transformer
-from examples.cli import run_main
-from examples.image_task import ImageTask
-from examples.text_task import TextTask
+from examples.cluster import distribution
+from examples.core import flags_common, training
+from examples.core.cli import run_main
+from examples.models import transformer
+from examples.tasks.image_task import ImageTask
+from examples.tasks.text_task import TextTask
 
 FLAGS = flags.FLAGS
 

@@ -16,7 +16,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_gamma import _keras
+from keras_gamma._keras import names as _keras
 
 # Callbacks of Keras that write files or send messages: the chief's business. A name that an older
 # or newer Keras lacks is passed over.

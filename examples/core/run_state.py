@@ -1,0 +1,263 @@
+"""The folder of a run: settings, checkpoint, log and metrics, all of which survive being killed.
+
+| file | content | written |
+| --- | --- | --- |
+| `settings.json` | what identifies the run | at its start |
+| `checkpoint.npz` | weights, optimizer, random states, rows of the log | after every epoch |
+| `log.csv` | a row per epoch | after every epoch, from the checkpoint's rows |
+| `model.keras` | the trained model | at the end |
+| `metrics.json` | results, settings, versions, plan | last: it means that the run has finished |
+
+Every file is replaced atomically. `log.csv` is written from the rows in the checkpoint, so that
+after a crash between the two neither a row is missing nor one is there twice.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from examples.core.cli import UsageError
+from examples.core.files import AlreadyLocked, locked, remove_leftovers, write_atomic
+
+_FORMAT = 1
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come: its log, and the time each epoch took."""
+
+    rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.rows)
+
+    def best(self, column: str) -> float:
+        """Returns the largest value of a column so far."""
+        return max(row[column] for row in self.rows)
+
+
+class Run:
+    """A run's folder. Make one with `open_run`."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any]):
+        self.directory = directory
+        self.settings = dict(settings)
+        self.checkpoint_path = directory / "checkpoint.npz"
+        self.log_path = directory / "log.csv"
+        self.metrics_path = directory / "metrics.json"
+        self.model_path = directory / "model.keras"
+        self.settings_path = directory / "settings.json"
+
+    def finished_metrics(self) -> dict[str, Any] | None:
+        """Returns the results if the run has finished, else `None`."""
+        return _read_json(self.metrics_path)
+
+    def save_checkpoint(self, model: keras.Model, progress: Progress) -> None:
+        """Writes the whole state of training, then the log."""
+        arrays, index = {}, {}
+        for group, variables in _variables(model).items():
+            index[group] = [variable.path for variable in variables]
+            for number, variable in enumerate(variables):
+                arrays[f"{group}_{number}"] = keras.ops.convert_to_numpy(variable)
+        header = {"format": _FORMAT, "variables": index, "progress": dataclasses.asdict(progress)}
+        arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_atomic(self.checkpoint_path, content.getvalue())
+        self.write_log(progress)
+
+    def load_checkpoint(self, model: keras.Model) -> Progress:
+        """Puts the saved state into a compiled model; returns how far training had come.
+
+        Without a checkpoint, the model stays as it is and nothing has been done.
+
+        Raises:
+            UsageError: the checkpoint cannot be read, or is that of another model.
+        """
+        if not self.checkpoint_path.exists():
+            return Progress()
+        try:
+            content = io.BytesIO(self.checkpoint_path.read_bytes())
+            with np.load(content, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            header = json.loads(arrays["header"].tobytes())
+            progress = Progress(**header["progress"])
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise UsageError(
+                f"{self.checkpoint_path} is damaged ({error}); --noresume starts the run afresh"
+            ) from error
+        _restore(model, arrays, header, self.checkpoint_path)
+        self.write_log(progress)
+        return progress
+
+    def write_log(self, progress: Progress) -> None:
+        """Writes the rows as CSV."""
+        if not progress.rows:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(progress.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(progress.rows)
+        write_atomic(self.log_path, text.getvalue().encode())
+
+    def save_model(self, model: keras.Model) -> None:
+        """Writes the model in Keras' format."""
+        temporary = self.directory / ".model.keras.tmp.keras"  # Keras insists on the suffix
+        model.save(temporary)
+        write_atomic(self.model_path, temporary.read_bytes())
+        temporary.unlink()
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Writes the results; from then on the run counts as finished."""
+        write_json(self.metrics_path, metrics)
+
+    def _files(self) -> list[Path]:
+        return [
+            self.metrics_path,  # first: without it the run no longer counts as finished
+            self.checkpoint_path,
+            self.log_path,
+            self.model_path,
+            self.settings_path,
+        ]
+
+    def clear(self) -> None:
+        """Removes what an earlier run left here; other files in the folder are not touched."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+        for path in (self.directory / "monitor.jsonl", self.directory / "monitor.png"):
+            path.unlink(missing_ok=True)
+        for events in (self.directory / "tensorboard").glob("*/events.out.tfevents.*"):
+            events.unlink()
+
+    def remove_leftovers(self) -> None:
+        """Removes the temporary files of a killed process."""
+        for path in self._files():
+            remove_leftovers(path)
+
+
+class ReadOnlyRun(Run):
+    """The folder as the other workers of a distributed run see it: the chief alone writes."""
+
+    def save_checkpoint(self, model: keras.Model, progress: Progress) -> None:
+        """Leaves it to the chief."""
+
+    def write_log(self, progress: Progress) -> None:
+        """Leaves it to the chief."""
+
+    def save_model(self, model: keras.Model) -> None:
+        """Leaves it to the chief."""
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Leaves it to the chief."""
+
+
+@contextlib.contextmanager
+def open_run(directory: str, settings: Mapping[str, Any], *, resume: bool) -> Iterator[Run]:
+    """Opens a run's folder for this process alone, creating it if need be.
+
+    Args:
+        directory: the folder.
+        settings: whatever decides about the result of the run; must survive JSON.
+        resume: whether to go on with the run that is there; otherwise it is cleared away.
+
+    Raises:
+        UsageError: there is a run of other settings, or another process is at work on it.
+    """
+    run = Run(Path(directory), json.loads(json.dumps(dict(settings))))
+    try:
+        run.directory.mkdir(parents=True, exist_ok=True)
+        with locked(run.directory / ".lock", wait=False):
+            run.remove_leftovers()
+            if not resume:
+                run.clear()
+            _claim(run)
+            yield run
+    except AlreadyLocked as error:
+        raise UsageError(
+            f"another process is training in {directory}; give this one another --output_dir"
+        ) from error
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(
+            f"--output_dir={directory} is not a folder to write to: {error}"
+        ) from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes indented JSON, atomically."""
+    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _claim(run: Run) -> None:
+    """Writes the settings into a new folder; in that of an earlier run, insists on the same.
+
+    A run that has not finished its first epoch, say because its data set could not be had, has
+    nothing to lose, so its folder counts as new.
+    """
+    earlier = _read_json(run.settings_path)
+    begun = run.checkpoint_path.exists() or run.metrics_path.exists()
+    if earlier is None or not begun:
+        write_json(run.settings_path, run.settings)
+        return
+    names = sorted(earlier.keys() | run.settings.keys())
+    different = [name for name in names if earlier.get(name) != run.settings.get(name)]
+    if different:
+        changes = ", ".join(
+            f"--{name} was {earlier.get(name)!r} and is now {run.settings.get(name)!r}"
+            for name in different
+        )
+        raise UsageError(
+            f"{run.directory} holds a run of other settings: {changes}. Repeat them to go on with "
+            "that run, give another --output_dir to keep it, or --noresume to overwrite it"
+        )
+
+
+def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
+    """Returns all state of training: weights and random states, and the optimizer's variables."""
+    return {"model": list(model.variables), "optimizer": list(model.optimizer.variables)}
+
+
+def _restore(
+    model: keras.Model, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any], path: Path
+) -> None:
+    """Checks all variables against the checkpoint, then assigns them."""
+    pairs = []
+    for group, variables in _variables(model).items():
+        saved = header["variables"].get(group, [])
+        if header.get("format") != _FORMAT or len(saved) != len(variables):
+            raise UsageError(
+                f"{path} was written for another model or by another version of Keras or of these "
+                "examples; --noresume starts the run afresh"
+            )
+        for number, variable in enumerate(variables):
+            array = arrays[f"{group}_{number}"]
+            if tuple(variable.shape) != array.shape:
+                raise UsageError(
+                    f"{path} has shape {array.shape} for {variable.path}, the model has "
+                    f"{tuple(variable.shape)}; --noresume starts the run afresh"
+                )
+            pairs.append((variable, array))
+    for variable, array in pairs:
+        variable.assign(array)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Returns the content of a JSON file, or `None` if there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is damaged ({error}); --noresume starts the run afresh"
+        ) from error

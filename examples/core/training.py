@@ -1,0 +1,258 @@
+"""What the training scripts share: from flags and a task to a finished run.
+
+A task says what is learnt from what; everything else (folder, devices, decay, audit, compiling,
+resuming, metrics) stands here once.
+"""
+
+import importlib.metadata
+import json
+import statistics
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+from absl import flags
+
+import keras_gamma
+from examples.cluster import distribution
+from examples.core import flags_common
+from examples.core.callbacks import SaveProgress, draw_monitor, monitor, tensorboard
+from examples.core.cli import UsageError
+from examples.core.decay import check_decay, decay_kernels, decide_decay
+from examples.core.optimizers import make_optimizer, make_schedule
+from examples.core.run_state import Progress, Run
+
+FLAGS = flags.FLAGS
+
+_PACKAGES = (
+    "keras_gamma", "keras", "tensorflow", "tensorflow-datasets", "keras-cv", "keras-hub", "numpy",
+)  # fmt: skip
+
+
+class Task(Protocol):
+    """What is learnt from what.
+
+    Attributes:
+        train_size: number of training examples.
+    """
+
+    train_size: int
+
+    def show(self) -> None:
+        """Prints what there is to learn from."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a report says of the data."""
+
+    def make_model(self) -> keras.Model:
+        """Builds the model, without decay."""
+
+    def make_metrics(self) -> list[keras.metrics.Metric]:
+        """Makes the metrics, beside the crossentropy of integer labels, which is the loss."""
+
+    def train_batches(self, *, steps: int, first_epoch: int) -> tf.data.Dataset:
+        """Returns the batches of all epochs from `first_epoch` on, one after the other."""
+
+    def test_batches(self) -> tf.data.Dataset:
+        """Returns the batches to evaluate on, in order."""
+
+    def results(self, progress: Progress) -> dict[str, Any]:
+        """Returns the results, from the rows of the log."""
+
+    def tell(self, metrics: dict[str, Any]) -> str:
+        """Returns the results in a few words."""
+
+    def finish(self, model: keras.Model, directory: Path) -> None:
+        """Shows what the saved model has learnt: pictures, samples."""
+
+
+def run(settings: flags_common.Holders, make_task: Any) -> None:
+    """Trains, or resumes, or shows what was trained before.
+
+    Args:
+        settings: the flags that decide about the result.
+        make_task: function without arguments that returns a `Task`.
+    """
+    if FLAGS.warmup_epochs >= FLAGS.epochs:
+        raise UsageError(
+            f"--warmup_epochs={FLAGS.warmup_epochs} must be less than --epochs={FLAGS.epochs}"
+        )
+    if FLAGS.jit_compile and FLAGS.deterministic:
+        raise UsageError(
+            "--jit_compile needs --nodeterministic: Keras compiles only one or the other"
+        )
+    values = flags_common.settings_of(settings)
+    with distribution.open_run(FLAGS.output_dir, values, resume=FLAGS.resume) as (folder, cluster):
+        task = None
+        if metrics := folder.finished_metrics():
+            print(f"This run had finished already, in {folder.directory}:")
+        else:
+            task = make_task()
+            metrics = train(folder, cluster, task)
+        print(
+            f"{metrics['result']}; {metrics['epochs']} epochs, {metrics['seconds_per_epoch']:.2f} "
+            f"s per epoch; see {folder.metrics_path}"
+        )
+
+
+def train(folder: Run, cluster: distribution.Cluster, task: Task) -> dict[str, Any]:
+    """Carries out a run, or what is left of it; returns its metrics."""
+    steps = steps_per_epoch(task)
+    make_reproducible()
+    dtype = f"mixed_{FLAGS.mixed_precision_dtype}" if FLAGS.mixed_precision else "float32"
+    keras.config.set_dtype_policy(dtype)
+    with cluster.scope():
+        model = task.make_model()
+        if FLAGS.decay == "coupled":
+            decay_kernels(model, FLAGS.weight_decay)
+        guidelines = keras_gamma.Guidelines.parse(FLAGS.guidelines)
+        plan, for_optimizer = decide_decay(model, FLAGS.decay, FLAGS.weight_decay, guidelines)
+        print(plan)
+        show_settings(folder)
+        task.show()
+        compile_model(model, task, steps, for_optimizer)
+        progress = folder.load_checkpoint(model)
+    check_decay(model, plan)
+    if progress.epochs_done:
+        print(f"Resuming after epoch {progress.epochs_done} of {FLAGS.epochs}.")
+    fit(model, folder, cluster, progress, task, steps)
+    metrics = {
+        **task.results(progress),
+        **report(folder, cluster, progress, task, plan),
+    }
+    metrics["result"] = task.tell(metrics)
+    folder.save_model(model)
+    if cluster.is_chief:
+        task.finish(keras_gamma.load_model(folder.model_path), folder.directory)
+    folder.write_metrics(metrics)
+    return metrics
+
+
+def steps_per_epoch(task: Task) -> int:
+    """Returns the number of whole batches in an epoch."""
+    steps = task.train_size // FLAGS.batch_size
+    if steps == 0:
+        raise UsageError(
+            f"--batch_size={FLAGS.batch_size} is more than the {task.train_size} training examples"
+        )
+    return min(steps, FLAGS.max_steps_per_epoch or steps)
+
+
+def make_reproducible() -> None:
+    """Seeds every generator; by default, also lets TensorFlow use deterministic kernels only."""
+    keras.utils.set_random_seed(FLAGS.seed)
+    if FLAGS.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def compile_model(
+    model: keras.Model, task: Task, steps: int, decay: keras_gamma.DecayPlan | None
+) -> None:
+    """Compiles, and creates the optimizer's variables, so that a checkpoint can fill them.
+
+    Comes after everything that regularizes: Keras ignores regularizers added to a traced train
+    step.
+    """
+    schedule = make_schedule(
+        FLAGS.schedule,
+        peak=FLAGS.learning_rate,
+        warmup_steps=round(FLAGS.warmup_epochs * steps),
+        total_steps=FLAGS.epochs * steps,
+    )
+    optimizer = make_optimizer(
+        FLAGS.optimizer,
+        schedule,
+        momentum=FLAGS.momentum,
+        nesterov=FLAGS.nesterov,
+        global_clipnorm=FLAGS.global_clipnorm,
+        weight_decay=FLAGS.weight_decay,
+        decay=decay,
+    )
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=task.make_metrics(),
+        jit_compile=FLAGS.jit_compile,
+    )
+    model.optimizer.build(model.trainable_variables)  # mixed precision has wrapped it by now
+
+
+def fit(
+    model: keras.Model,
+    folder: Run,
+    cluster: distribution.Cluster,
+    progress: Progress,
+    task: Task,
+    steps: int,
+) -> None:
+    """Trains the epochs that are not done yet."""
+    if progress.epochs_done == FLAGS.epochs:
+        if cluster.is_chief:
+            draw_monitor(folder.directory)
+        return
+    verbose = int(FLAGS.verbose) if FLAGS.verbose != "auto" else (1 if sys.stdout.isatty() else 2)
+    cluster.fit(
+        model,
+        task.train_batches(steps=steps, first_epoch=progress.epochs_done),
+        steps_per_epoch=steps,
+        initial_epoch=progress.epochs_done,
+        epochs=FLAGS.epochs,
+        validation_data=task.test_batches(),
+        verbose=verbose,
+        callbacks=[
+            SaveProgress(folder, progress),
+            *(
+                monitor(folder.directory, FLAGS.monitor_every, partial(probe, task))
+                if cluster.is_chief
+                else ()
+            ),
+            *tensorboard(folder.directory / "tensorboard", FLAGS.tensorboard),
+        ],
+    )
+
+
+def probe(task: Task, size: int = 16) -> Any:
+    """Returns the inputs of a few test examples: what the branches are measured on."""
+    inputs, _ = next(iter(task.test_batches()))
+    return keras.tree.map_structure(lambda x: keras.ops.convert_to_numpy(x)[:size], inputs)
+
+
+def report(
+    folder: Run,
+    cluster: distribution.Cluster,
+    progress: Progress,
+    task: Task,
+    plan: keras_gamma.GammaPlan | keras_gamma.DecayPlan,
+) -> dict[str, Any]:
+    """Collects what `metrics.json` holds beside the results."""
+    return {
+        "epochs": progress.epochs_done,
+        "seconds_per_epoch": statistics.median(progress.seconds),
+        "epoch_seconds": progress.seconds,
+        "model": folder.model_path.name,
+        "dataset": task.describe(),
+        "settings": folder.settings,
+        "distribution": cluster.describe(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "plan": json.loads(plan.to_json()),
+    }
+
+
+def show_settings(folder: Run) -> None:
+    """Prints where the run is, and its settings."""
+    print(f"Run in {folder.directory}")
+    for name, value in folder.settings.items():
+        print(f"  {name} = {value}")
+
+
+def _version(package: str) -> str | None:
+    """Returns a package's version, or `None` where it is not installed."""
+    if package == "keras_gamma":
+        return getattr(keras_gamma, "__version__", None)
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

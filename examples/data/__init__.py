@@ -1,0 +1,1 @@
+"""Data sets, made or loaded, as tf.data pipelines."""

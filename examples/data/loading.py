@@ -1,0 +1,293 @@
+"""Image classification data: from tensorflow-datasets to batches.
+
+Shuffling and augmentation are functions of (seed, epoch, step) alone, with no state that a killed
+process could lose: training resumed at epoch 7 sees the batches that an uninterrupted one would
+have seen.
+"""
+
+import contextlib
+import dataclasses
+import io
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from examples.core.cli import UsageError
+from examples.core.files import locked
+from examples.data import (
+    digits,  # noqa: F401  (registers the builders)
+    glyphs,  # noqa: F401  (registers the builders)
+)
+
+_TEST_SPLITS = ("test", "validation")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """An image classification data set; images are uint8, all of one shape."""
+
+    full_name: str
+    train: tf.data.Dataset
+    test: tf.data.Dataset
+    train_size: int
+    test_size: int
+    test_split: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    def describe(self) -> dict[str, object]:
+        """Returns what belongs in a report."""
+        fields = ("full_name", "train_size", "test_size", "test_split", "num_classes")
+        return {name: getattr(self, name) for name in fields} | {"shape": list(self.image_shape)}
+
+
+def load_images(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    image_size: int = 0,
+    limit_examples: int = 0,
+    cache: bool = True,
+) -> ImageData:
+    """Loads an image classification set of tensorflow-datasets, preparing it if need be.
+
+    Args:
+        name: a tensorflow-datasets name, such as `digits`, `cifar10` or `mnist:3.0.1`.
+        data_dir: where prepared sets lie; by default tensorflow-datasets' own folder.
+        image_size: side that images are resized to; 0 keeps the set's size.
+        limit_examples: number of training examples to use; 0 uses all. The test set stays whole.
+        cache: whether to keep the decoded images in memory.
+
+    Raises:
+        UsageError: the set is unknown, cannot be had, or is not one of images of one label each.
+    """
+    builder = prepared(name, data_dir)
+    image_key, label_key = _supervised_keys(builder.info)
+    image_feature = builder.info.features[image_key]
+    shape = _image_shape(builder.info.name, image_feature.shape, image_size)
+    split_to_test_on = test_split(builder.info)
+    resize = image_feature.shape[:2] != shape[:2]
+
+    def read(split: str, limit: int = 0) -> tuple[tf.data.Dataset, int]:
+        dataset = builder.as_dataset(split=split, shuffle_files=False)
+        if limit:
+            dataset = dataset.take(limit)
+        size = int(dataset.cardinality())
+        dataset = dataset.map(
+            lambda example: (
+                _to_uint8(example[image_key], shape[:2] if resize else None),
+                example[label_key],
+            ),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        return (_cached(dataset) if cache else dataset), size
+
+    train, train_size = read("train", limit_examples)
+    test, test_size = read(split_to_test_on)
+    return ImageData(
+        full_name=builder.info.full_name,
+        train=train,
+        test=test,
+        train_size=train_size,
+        test_size=test_size,
+        test_split=split_to_test_on,
+        image_shape=shape,
+        num_classes=builder.info.features[label_key].num_classes,
+    )
+
+
+def train_batches(
+    data: ImageData,
+    *,
+    batch_size: int,
+    steps: int,
+    first_epoch: int,
+    epochs: int,
+    seed: int,
+    shift: int = 0,
+    flip: bool = False,
+    shuffle_buffer: int = 50_000,
+) -> tf.data.Dataset:
+    """Returns the batches of the epochs `first_epoch`, ..., `epochs - 1`, one after the other.
+
+    Each epoch has exactly `steps` batches of exactly `batch_size` examples.
+
+    Args:
+        data: the data set.
+        batch_size: examples in a batch.
+        steps: batches in an epoch, at most `train_size // batch_size`.
+        first_epoch: the epoch to begin with (not 0 when a run is resumed).
+        epochs: the number of epochs of the whole run.
+        seed: of shuffling and augmentation.
+        shift: images are moved by up to this many pixels, up or down and left or right.
+        flip: whether to mirror every other image, left to right.
+        shuffle_buffer: number of examples among which the next one is drawn.
+    """
+    base_seed = tf.constant([seed, 0], tf.int32)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        # Of this function's graph only. `shuffle` mixes it into its seed, and with 0, which a user
+        # may have chosen, does not take a tensor for a seed.
+        tf.random.set_seed(1)
+        epoch_seed = tf.random.experimental.stateless_fold_in(base_seed, epoch)
+        batches = (
+            data.train.shuffle(
+                min(data.train_size, shuffle_buffer),
+                seed=tf.random.stateless_uniform([], epoch_seed, None, None, tf.int64),
+                reshuffle_each_iteration=False,
+            )
+            .batch(batch_size, drop_remainder=True)
+            .take(steps)
+        )
+
+        def prepare(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]):
+            images, labels = batch
+            step_seed = tf.random.experimental.stateless_fold_in(epoch_seed, step)
+            return _standardize(_augment(images, step_seed, shift, flip)), labels
+
+        return batches.enumerate().map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+
+
+def test_batches(data: ImageData, batch_size: int) -> tf.data.Dataset:
+    """Returns the whole test set, in order."""
+    batches = data.test.batch(batch_size)
+    batches = batches.map(lambda images, labels: (_standardize(images), labels))
+    return (batches.cache() if data.test_size <= 10_000 else batches).prefetch(tf.data.AUTOTUNE)
+
+
+def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """Returns the builder of a set, whether or not the set has been prepared."""
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise UsageError(
+            f"tensorflow-datasets knows no data set {name!r}; see tfds.list_builders()"
+        ) from error
+    except (ValueError, AssertionError, RuntimeError) as error:  # no such version, or configuration
+        raise UsageError(f"cannot open the data set {name!r}: {_first_line(error)}") from error
+
+
+def prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """Returns a builder whose files are there; only one process at a time prepares them."""
+    builder = _find_builder(name, data_dir)
+    if _is_prepared(builder):
+        # Made anew: another process may have finished since, and a builder reads its info once.
+        return _find_builder(name, data_dir)
+    _supervised_keys(builder.info)  # better to refuse a set before its download
+    try:
+        with locked(Path(builder.data_dir_root) / f".{builder.name}.lock", wait=True):
+            builder = _find_builder(name, data_dir)  # another process may be done with it by now
+            if not _is_prepared(builder):
+                tfds.disable_progress_bar()
+                with contextlib.redirect_stdout(io.StringIO()):
+                    builder.download_and_prepare()
+        return builder
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"preparing {name!r} needs the package {error.name}: pip install {error.name}"
+        ) from error
+    except Exception as error:  # downloads fail in more ways than can be listed
+        raise UsageError(
+            f"cannot prepare {name!r} ({_first_line(error)}); without a network, prepare it "
+            "elsewhere and pass its folder as --data_dir"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Returns an error's kind and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """Like `builder.isprepared()`, which warns where there is nothing yet."""
+    return (builder.data_path / "dataset_info.json").exists()
+
+
+def _supervised_keys(info: tfds.core.DatasetInfo) -> tuple[str, str]:
+    """Returns the keys of the image and of its label."""
+    keys = info.supervised_keys
+    if not keys or len(keys) < 2 or not all(isinstance(key, str) for key in keys[:2]):
+        raise UsageError(f"{info.name} does not say what its image and label are (supervised_keys)")
+    image, label = (info.features[key] for key in keys[:2])
+    if not isinstance(image, tfds.features.Image) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise UsageError(
+            f"{info.name} is not an image classification set: its {keys[0]!r} is a "
+            f"{type(image).__name__} and its {keys[1]!r} a {type(label).__name__}; "
+            "expected Image and ClassLabel"
+        )
+    return keys[0], keys[1]
+
+
+def _image_shape(name: str, shape: tuple[int | None, ...], image_size: int) -> tuple[int, int, int]:
+    """Returns height, width and channels of what the model is fed."""
+    height, width, channels = shape
+    if channels is None:
+        raise UsageError(f"the images of {name} differ in their number of channels")
+    if image_size:
+        return image_size, image_size, channels
+    if height is None or width is None:
+        raise UsageError(f"the images of {name} differ in size; pass --image_size")
+    return height, width, channels
+
+
+def test_split(info: tfds.core.DatasetInfo) -> str:
+    """Returns the split to test on: `test`, or `validation` where there is no `test`."""
+    splits = list(info.splits)
+    if not splits:
+        return "test"  # only tfds.testing.mock_data knows no splits; it makes up any
+    if "train" in splits:
+        for split in _TEST_SPLITS:
+            if split in splits:
+                return split
+    raise UsageError(
+        f"{info.name} has the splits {splits}; expected train and test (or validation)"
+    )
+
+
+def _to_uint8(image: tf.Tensor, size: tuple[int, int] | None) -> tf.Tensor:
+    """Brings an image to 0..255 and, if asked, to another size. Float images are taken as 0..1."""
+    if image.dtype == tf.uint8 and size is None:
+        return image
+    peak = 1.0 if image.dtype.is_floating else float(image.dtype.max)
+    image = tf.cast(image, tf.float32) * (255.0 / peak)
+    if size is not None:
+        image = tf.image.resize(image, size, antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
+
+
+def _cached(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Fills a memory cache at once: an epoch that leaves out its last batch would never fill it."""
+    dataset = dataset.cache()
+    for _ in dataset.batch(1024):
+        pass
+    return dataset
+
+
+def _standardize(images: tf.Tensor) -> tf.Tensor:
+    """Maps 0..255 to -1..1."""
+    return tf.cast(images, keras.config.floatx()) / 127.5 - 1.0
+
+
+def _augment(images: tf.Tensor, seed: tf.Tensor, shift: int, flip: bool) -> tf.Tensor:
+    """Moves and mirrors the images of a batch, each in its own way; black moves in from outside."""
+    batch, height, width = images.shape[:3]
+    seeds = tf.random.experimental.stateless_split(seed, 3)
+    if shift:
+        images = tf.pad(images, [[0, 0], [shift, shift], [shift, shift], [0, 0]])
+        top, left = (
+            tf.random.stateless_uniform([batch, 1], seeds[i], 0, 2 * shift + 1, tf.int32)
+            for i in range(2)
+        )
+        images = tf.gather(images, top + tf.range(height), axis=1, batch_dims=1)
+        images = tf.gather(images, left + tf.range(width), axis=2, batch_dims=1)
+    if flip:
+        mirrored = tf.random.stateless_uniform([batch, 1, 1, 1], seeds[2]) < 0.5
+        images = tf.where(mirrored, images[:, :, ::-1], images)
+    return images

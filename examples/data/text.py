@@ -1,0 +1,169 @@
+"""Text as bytes: Python's standard library, files, or a set of tensorflow-datasets.
+
+Whole files are held out, so that no line of a training file is tested. As with images, batches
+are functions of (seed, epoch) alone.
+"""
+
+import dataclasses
+import glob
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from examples.core.cli import UsageError
+from examples.data import loading
+
+VOCABULARY = 256  # bytes
+_TEST_EVERY = 10  # every tenth file is held out
+
+
+@dataclasses.dataclass(frozen=True)
+class TextData:
+    """Bytes to learn from, and bytes to test on."""
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+    files: int
+
+    def describe(self) -> dict[str, object]:
+        """Returns what belongs in a report."""
+        sizes = {"train_bytes": len(self.train), "test_bytes": len(self.test)}
+        return {"name": self.name, "files": self.files, **sizes}
+
+
+def load_text(
+    *, patterns: list[str], dataset: str | None, data_dir: str | None, max_bytes: int
+) -> TextData:
+    """Reads text.
+
+    Args:
+        patterns: files, or glob patterns for files; empty for the standard library's sources.
+        dataset: a set of tensorflow-datasets with a text feature, or `None`.
+        data_dir: where prepared sets lie.
+        max_bytes: how much to use, at most, for training; a ninth of it for testing. 0: all.
+
+    Raises:
+        UsageError: there are no such files, or too few; or no such set.
+    """
+    if dataset:
+        return _from_tfds(dataset, data_dir, max_bytes)
+    if patterns:
+        found = (glob.glob(pattern, recursive=True) for pattern in patterns)
+        paths = sorted({Path(path) for paths in found for path in paths})
+        name = " ".join(patterns)
+    else:
+        root = Path(sysconfig.get_path("stdlib"))
+        paths = sorted([*root.glob("*.py"), *root.glob("[a-z]*/*.py")])
+        paths = [p for p in paths if not {"site-packages", "test"} & set(p.parts)]
+        name = f"the standard library of Python {sysconfig.get_python_version()}"
+    paths = [path for path in paths if path.is_file()]
+    if len(paths) < 2:
+        raise UsageError(
+            f"--text={','.join(patterns)} names {len(paths)} files; expected 2 or more, for whole "
+            "files are held out"
+        )
+    train, test = [], []
+    for number, path in enumerate(paths):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        (test if number % _TEST_EVERY == 1 else train).append(content)
+    return _cut(TextData(name, _joined(train), _joined(test), len(paths)), max_bytes)
+
+
+def train_batches(
+    text: np.ndarray,
+    *,
+    length: int,
+    batch_size: int,
+    steps: int,
+    first_epoch: int,
+    epochs: int,
+    seed: int,
+) -> tf.data.Dataset:
+    """Returns the batches of the epochs `first_epoch`, ..., `epochs - 1`, one after the other.
+
+    An epoch cuts the text into pieces of `length + 1` bytes, from an offset of its own, and takes
+    them in an order of its own. Inputs and labels have shape `(batch_size, length)`.
+    """
+    table = tf.constant(text)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        epoch_seed = tf.random.experimental.stateless_fold_in(
+            tf.constant([seed, 0], tf.int32), epoch
+        )
+        seeds = tf.random.experimental.stateless_split(epoch_seed, 2)
+        offset = tf.random.stateless_uniform([], seeds[0], 0, length, tf.int64)
+        pieces = (tf.size(table, tf.int64) - offset - 1) // length
+        starts = offset + length * tf.random.experimental.stateless_shuffle(
+            tf.range(pieces), seeds[1]
+        )
+        batches = tf.data.Dataset.from_tensor_slices(starts)
+        return (
+            batches.batch(batch_size, drop_remainder=True)
+            .take(steps)
+            .map(lambda starts: _pieces(table, starts, length), num_parallel_calls=tf.data.AUTOTUNE)
+        )
+
+    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+
+
+def number_of_pieces(text: np.ndarray, length: int) -> int:
+    """Returns how many training examples every epoch has, whatever its offset."""
+    return max(0, (len(text) - 1 - (length - 1)) // length)
+
+
+def test_batches(text: np.ndarray, *, length: int, batch_size: int) -> tf.data.Dataset:
+    """Returns the test text in order; an incomplete piece at its end is left out."""
+    table = tf.constant(text)
+    starts = tf.range(0, len(text) - length, length, tf.int64)
+    batches = tf.data.Dataset.from_tensor_slices(starts).batch(batch_size)
+    return batches.map(lambda starts: _pieces(table, starts, length)).cache()
+
+
+def _pieces(table: tf.Tensor, starts: tf.Tensor, length: int) -> tuple[tf.Tensor, tf.Tensor]:
+    found = tf.gather(table, starts[:, tf.newaxis] + tf.range(length + 1, dtype=tf.int64))
+    found = tf.ensure_shape(tf.cast(found, tf.int32), (starts.shape[0], length + 1))
+    return found[:, :-1], found[:, 1:]
+
+
+def _from_tfds(name: str, data_dir: str | None, max_bytes: int) -> TextData:
+    builder = loading.prepared(name, data_dir)
+    keys = [
+        key
+        for key, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Text)
+    ]
+    if not keys:
+        raise UsageError(f"{name} has no text among its features: {list(builder.info.features)}")
+    key = "text" if "text" in keys else keys[0]
+    test_split = loading.test_split(builder.info)
+
+    def read(split: str, limit: int) -> np.ndarray:
+        parts, size = [], 0
+        for example in builder.as_dataset(split=split, shuffle_files=False):
+            parts.append(example[key].numpy())
+            size += len(parts[-1])
+            if limit and size >= limit:
+                break
+        return _joined(parts)
+
+    train, test = read("train", max_bytes), read(test_split, max_bytes // 9)
+    files = sum(builder.info.splits[split].num_examples for split in ("train", test_split))
+    return _cut(TextData(builder.info.full_name, train, test, files), max_bytes)
+
+
+def _joined(parts: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"\n".join(parts), np.uint8)
+
+
+def _cut(text: TextData, max_bytes: int) -> TextData:
+    if not max_bytes:
+        return text
+    train, test = text.train[:max_bytes], text.test[: max(1, max_bytes // 9)]
+    return dataclasses.replace(text, train=train, test=test)

@@ -1,0 +1,1 @@
+"""Many runs, their statistics, reports and figures."""

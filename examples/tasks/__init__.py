@@ -1,0 +1,1 @@
+"""What is learned: from the flags of a task to its data, model and metrics."""

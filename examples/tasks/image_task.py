@@ -1,0 +1,94 @@
+"""Image classification as a task of `training`: data, metrics, and a confusion matrix."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from examples.core.run_state import Progress
+from examples.data import loading
+from examples.experiments import pictures
+
+FLAGS = flags.FLAGS
+
+
+class ImageTask:
+    """A data set of tensorflow-datasets, and a model for it.
+
+    Args:
+        build: function `(image_shape, num_classes)` that returns a model of logits.
+        dataset: string, name of the data set.
+    """
+
+    def __init__(self, build: Callable[[tuple[int, int, int], int], keras.Model], dataset: str):
+        self._build = build
+        self.images = loading.load_images(
+            dataset,
+            data_dir=FLAGS.data_dir,
+            image_size=FLAGS.image_size,
+            limit_examples=FLAGS.limit_examples,
+            cache=FLAGS.cache,
+        )
+        self.train_size = self.images.train_size
+
+    def show(self) -> None:
+        images = self.images
+        print(
+            f"{images.full_name}: {images.train_size} training and {images.test_size} test images "
+            f"({images.test_split}), {images.image_shape}, {images.num_classes} classes",
+            flush=True,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return self.images.describe()
+
+    def make_model(self) -> keras.Model:
+        return self._build(self.images.image_shape, self.images.num_classes)
+
+    def make_metrics(self) -> list[keras.metrics.Metric]:
+        return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+
+    def train_batches(self, *, steps: int, first_epoch: int) -> tf.data.Dataset:
+        shift = FLAGS.shift if FLAGS.shift >= 0 else min(self.images.image_shape[:2]) // 8
+        return loading.train_batches(
+            self.images,
+            batch_size=FLAGS.batch_size,
+            steps=steps,
+            first_epoch=first_epoch,
+            epochs=FLAGS.epochs,
+            seed=FLAGS.seed,
+            shift=shift,
+            flip=FLAGS.flip,
+        )
+
+    def test_batches(self) -> tf.data.Dataset:
+        return loading.test_batches(self.images, FLAGS.eval_batch_size)
+
+    def results(self, progress: Progress) -> dict[str, Any]:
+        """The best accuracy is the best epoch's on the test set itself: compare final ones."""
+        last = progress.rows[-1]
+        return {
+            "final_test_accuracy": last["val_accuracy"],
+            "best_test_accuracy": progress.best("val_accuracy"),
+            "final_test_loss": last["val_loss"],
+            "final_loss": last["loss"],
+        }
+
+    def tell(self, metrics: dict[str, Any]) -> str:
+        return (
+            f"test accuracy {metrics['final_test_accuracy']:.4f} "
+            f"(best {metrics['best_test_accuracy']:.4f})"
+        )
+
+    def finish(self, model: keras.Model, directory: Path) -> None:
+        counts = np.zeros((self.images.num_classes,) * 2, int)
+        for images, labels in self.test_batches():
+            found = np.argmax(keras.ops.convert_to_numpy(model(images, training=False)), axis=-1)
+            np.add.at(counts, (labels.numpy(), found), 1)
+        path = directory / "confusion.png"
+        pictures.confusion_matrix(counts, path)
+        print(f"Confusion matrix in {path}")

@@ -1,0 +1,185 @@
+"""Keras' optimizers with a weight decay per variable, that survives saving.
+
+One mechanism for all: a mixin in front of each Keras optimizer, which applies Keras' own decay
+group by group, each with its strength. Keras' `MultiOptimizer` was weighed and not taken: each of
+its inner optimizers clips only its own gradients (`global_clipnorm` becomes one norm per group),
+counts its own iterations, and finds its variables by regular expressions on paths, which overlap,
+and which fail when a reloaded Sequential has lost its name. The price of the mixin is one
+overridden hook of Keras (`_keras.WeightDecayHook`).
+"""
+
+import collections
+
+import keras
+
+from keras_gamma._keras import names as _keras
+from keras_gamma.decay import paths
+from keras_gamma.decay.units import check_strength
+
+
+class _Decay:
+    """The factors: as written down, and by the paths of the variables the optimizer is built with.
+
+    An object of its own, for TensorFlow's optimizers wrap plain dicts.
+    """
+
+    def __init__(self, factors):
+        self.factors = factors
+        self.resolved = None
+
+
+class DecayByPath(_keras.WeightDecayHook):
+    """Mixin: decoupled weight decay with a factor for each variable, by path.
+
+    `w ← w − learning_rate · weight_decay · factor · w` before each step; a factor of 0
+    excludes. Variables on Keras' own exclude list stay excluded.
+    """
+
+    name: str
+    built: bool
+
+    def __init__(self, *args, decay=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._decay = _Decay(_check(decay))
+
+    @property
+    def decay(self):
+        """Dict from variable path to factor, or `None`: every variable decays alike."""
+        factors = self._decay.factors
+        return None if factors is None else dict(factors)
+
+    def set_decay(self, decay):
+        """Replaces the factors.
+
+        Args:
+            decay: a `keras_gamma.DecayPlan`, a dict from variable path to factor, or `None`.
+
+        Raises:
+            ValueError: if the optimizer is built and a variable of its has no factor. The factors
+                then stay as they were.
+        """
+        new = _Decay(_check(decay))
+        if self.built:
+            new.resolved = _resolve(new.factors, _keras.variables_of(self), self.name)
+        self._decay = new
+
+    def build(self, variables):
+        resolved = _resolve(self._decay.factors, variables, self.name)
+        super().build(variables)
+        self._decay.resolved = resolved
+
+    def decay_variables(self, variables, keras_decay):
+        """Called by Keras in place of its own decay, which is `keras_decay`."""
+        if self._decay.resolved is None:
+            keras_decay(variables)
+            return
+        groups = collections.defaultdict(list)
+        for variable in variables:
+            factor = self._decay.resolved[_keras.path_of(self, variable)]
+            if factor and _keras.is_decayed(self, variable):
+                groups[factor].append(variable)
+        strengths = {
+            name: getattr(self, name)
+            for name in ("weight_decay", "adam_weight_decay")  # Muon has both.
+            if getattr(self, name, None) is not None
+        }
+        try:
+            for factor, group in groups.items():
+                for name, strength in strengths.items():
+                    setattr(self, name, strength * factor)
+                keras_decay(group)
+        finally:
+            for name, strength in strengths.items():
+                setattr(self, name, strength)
+
+    def get_config(self):
+        return {**super().get_config(), "decay": self.decay}
+
+
+def _check(decay):
+    """`decay` as a dict of finite factors ≥ 0, or `None`."""
+    if decay is None:
+        return None
+    factors = decay.factors() if hasattr(decay, "factors") else decay
+    if not isinstance(factors, dict):
+        raise ValueError(
+            "`decay` must be a keras_gamma.DecayPlan (see plan_weight_decay) or a dict from "
+            f"variable path to factor. Received: {decay!r}"
+        )
+    return {path: check_strength(f"decay of {path}", value) for path, value in factors.items()}
+
+
+def _resolve(factors, variables, name):
+    """Present path -> factor, for all `variables`; every one must have a factor."""
+    if factors is None:
+        return None
+    found, missing = paths.match((v.path for v in variables), factors)
+    if missing:
+        raise ValueError(
+            f"Optimizer {name!r} has no decision on weight decay for: {', '.join(missing)}. Its "
+            f"decisions are for: {', '.join(factors)}. Make them for this model with "
+            "keras_gamma.plan_weight_decay."
+        )
+    return {present: factors[written] for present, written in found.items()}
+
+
+_DOC = """{base} with decoupled weight decay per variable.
+
+    `w ← w − learning_rate · weight_decay · factor(w) · w` before each step (Loshchilov & Hutter,
+    arXiv:1711.05101), with the factors by variable path in `decay`. They are part of the
+    config, so they come back with `keras.models.load_model`, `from_config` and
+    `BackupAndRestore`; a variable that they do not name is an error, never a guess.
+
+    Args:
+        *args: as `keras.optimizers.{base}`.
+        decay: a `keras_gamma.DecayPlan`, a dict from variable path to factor ≥ 0, or `None`, with
+            which every variable decays alike.
+        **kwargs: as `keras.optimizers.{base}`; `weight_decay` is the strength before the factors.
+
+    Raises:
+        ValueError: if a factor is not finite and ≥ 0, or, when it is built, if a variable has none.
+
+    Example:
+
+    >>> import keras, keras_gamma
+    >>> x = keras.Input((4,))
+    >>> y = keras.layers.Dense(4, name="fc")(keras.layers.LayerNormalization(name="ln")(x))
+    >>> model = keras.Model(x, y)
+    >>> plan = keras_gamma.plan_weight_decay(model)
+    >>> optimizer = keras_gamma.optimizers.{name}(weight_decay=0.05, decay=plan)
+    >>> optimizer.decay
+    {{'ln/gamma': 0.0, 'ln/beta': 0.0, 'fc/kernel': 1.0, 'fc/bias': 0.0}}
+
+    Reference:
+
+    - [Loshchilov & Hutter, 2019](https://arxiv.org/abs/1711.05101)
+    """
+
+# Keras' name -> ours. (Keras' SGD, Lion, … decouple their weight decay, too.) Ftrl is left out: it
+# computes each weight anew from its accumulators, so that no decay of the weight lasts.
+NAMES = {
+    "Adadelta": "AdadeltaW",
+    "Adafactor": "AdafactorW",
+    "Adagrad": "AdagradW",
+    "Adamax": "AdamaxW",
+    "AdamW": "AdamW",
+    "Lamb": "LambW",
+    "Lion": "LionW",
+    "Muon": "MuonW",
+    "Nadam": "NadamW",
+    "RMSprop": "RMSpropW",
+    "SGD": "SGDW",
+}
+
+
+def _derive(base, name):
+    cls = type(name, (DecayByPath, base), {"__module__": __name__, "__qualname__": name})
+    cls.__doc__ = _DOC.format(base=base.__name__, name=name)
+    return keras.saving.register_keras_serializable(package="keras_gamma")(cls)
+
+
+for _base, _name in NAMES.items():
+    if hasattr(keras.optimizers, _base):  # An older Keras may lack one.
+        globals()[_name] = _derive(getattr(keras.optimizers, _base), _name)
+
+__all__ = sorted(name for name in NAMES.values() if name in globals())

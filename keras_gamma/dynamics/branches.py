@@ -1,0 +1,125 @@
+"""How strong branches are beside their skips, measured at every residual join."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_gamma.network.inputs import trace_model
+from keras_gamma.network.replay import run_once
+from keras_gamma.roles.classification import find_joins
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchRatio:
+    """One residual join.
+
+    Args:
+        label: string, the name of the sum.
+        branch: float, the variance of what the branches add.
+        skip: float, the variance of what the skip carries.
+    """
+
+    label: str
+    branch: float
+    skip: float
+
+    @property
+    def ratio(self):
+        """Variance of the branch over that of the skip; infinite if the skip is constant."""
+        return self.branch / self.skip if self.skip else np.inf
+
+
+class BranchMeter:
+    """Measures the branches of one model, again and again, on one batch.
+
+    Args:
+        model: a built `keras.Model`.
+        batch: array, or a structure of arrays, as `model(batch)` takes it.
+
+    Raises:
+        TypeError, ValueError: as `find_roles`.
+    """
+
+    def __init__(self, model, batch):
+        arrays = tree.map_structure(np.asarray, batch)
+        self._arrays = tree.flatten(arrays)
+        self._trace = trace_model(model, arrays)
+        self._joins = {
+            index: join
+            for index, join in find_joins(self._trace.graph).items()
+            if join.residual and join.merged_into is None
+        }
+        # The names of sums that Keras did not name may be the same.
+        labels: dict[str, int] = {}
+        self._labels = {}
+        for index in self._joins:
+            label = self._trace.graph.nodes[index].label
+            labels[label] = labels.get(label, 0) + 1
+            self._labels[index] = label if labels[label] == 1 else f"{label}#{labels[label]}"
+
+    def measure(self):
+        """Runs the model once; returns a list of `BranchRatio`, in data-flow order.
+
+        Variances are those over all elements of a tensor. Batch normalizations use the statistics
+        of the batch, and there is no dropout.
+        """
+        watch: dict = {}
+        for join in self._joins.values():
+            for operand in join.operands:
+                watch[operand] = _as_float
+        tensors = run_once(self._trace, self._arrays, watch)
+        found = []
+        for index, join in self._joins.items():
+            branches = [tensors[o] for o in join.operands if o != join.skip]
+            if not branches:  # x + x
+                continue
+            found.append(
+                BranchRatio(
+                    self._labels[index], _variance(sum(branches)), _variance(tensors[join.skip])
+                )
+            )
+        return found
+
+
+def branch_ratios(model, batch):
+    """The variance of every branch beside that of its skip, at each residual join.
+
+    The ratio decides how much a block adds to the stream: at the start of training, batch
+    normalization keeps it near 1 over the number of blocks before (De & Smith,
+    arXiv:2002.10444), and the γ whose role is `residual_last` set it from then on.
+
+    Args:
+        model: a built `keras.Model`. It stays as it is.
+        batch: array, or a structure of arrays, as `model(batch)` takes it, with the batch first.
+
+    Returns:
+        A list of `BranchRatio(label, branch, skip)`, with `.ratio`, in data-flow order.
+
+    Raises:
+        TypeError, ValueError: as `find_roles`.
+
+    Example:
+
+    >>> import keras, keras_gamma, numpy as np
+    >>> x = keras.Input((8,))
+    >>> y = keras.layers.LayerNormalization(gamma_initializer=keras.initializers.Constant(2.0))(x)
+    >>> model = keras.Model(x, keras.layers.Add(name="join")([x, y]))
+    >>> batch = np.random.default_rng(0).normal(size=(512, 8))
+    >>> [(r.label, round(r.branch, 1)) for r in keras_gamma.dynamics.branch_ratios(model, batch)]
+    [('join', 4.0)]
+
+    Reference:
+
+    - [De & Smith, 2020](https://arxiv.org/abs/2002.10444)
+    """
+    return BranchMeter(model, batch).measure()
+
+
+def _as_float(tensor):
+    return keras.ops.cast(tensor, "float32")
+
+
+def _variance(tensor):
+    return float(keras.ops.convert_to_numpy(keras.ops.var(tensor)))

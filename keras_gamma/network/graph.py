@@ -1,0 +1,210 @@
+"""The data flow of a model as a plain graph, and questions about its connectivity.
+
+This module knows no Keras. A node is one *call* that yields one data tensor; nodes are
+numbered in the order of computation, so the inputs of a node have smaller numbers.
+Constants, masks and integer indices carry no scale and are no nodes.
+"""
+
+import enum
+import functools
+import heapq
+from typing import NamedTuple
+
+
+class Kind(enum.StrEnum):
+    """What a call does to the scale of what flows through it."""
+
+    INPUT = "input"
+    NORM = "norm"  # fixes the scale of its input
+    SUM = "sum"  # elementwise sum of tensors of one shape
+    IDENTITY = "identity"  # dropout, reshaping, casts
+    LINEAR = "linear"  # projections, pooling, concatenation, sums with constants
+    NONLINEAR = "nonlinear"
+    PRODUCT = "product"  # of two data tensors: gates, attention-weighted values
+    SOFTMAX = "softmax"
+    ATTENTION = "attention"  # fused; inputs are (query, key, value)
+    OPAQUE = "opaque"  # could not be opened
+
+
+class Node(NamedTuple):
+    """One call.
+
+    Args:
+        kind: a `Kind`.
+        inputs: tuple of node numbers.
+        label: string, how a reader finds the call: a layer's name, or path.
+        homogeneous: bool, whether scaling the input by c > 0 scales the output by c
+            (ReLU does, GELU does not). Asked of nonlinear calls.
+        group: the number of the layer call this node is a part of, for sums.
+    """
+
+    kind: Kind
+    inputs: tuple[int, ...]
+    label: str
+    homogeneous: bool = True
+    group: int | None = None
+
+
+class Graph:
+    """Nodes in order of computation, and which of them are the model's outputs.
+
+    Args:
+        nodes: sequence of `Node`.
+        outputs: iterable of node numbers.
+
+    Example:
+
+    >>> from keras_gamma.network.graph import Graph, Kind, Node
+    >>> stem = Node(Kind.INPUT, (), "x")
+    >>> branch = Node(Kind.NONLINEAR, (0,), "f")
+    >>> graph = Graph([stem, branch, Node(Kind.SUM, (0, 1), "add")], outputs=[2])
+    >>> graph.fork((0, 1))
+    0
+    """
+
+    def __init__(self, nodes, outputs):
+        self.nodes = tuple(nodes)
+        self.outputs = frozenset(outputs)
+        self.live = self._find_live()
+
+    def _find_live(self):
+        """Marks what some output is computed from; the rest of the trace has no effect."""
+        live = [False] * len(self.nodes)
+        for output in self.outputs:
+            live[output] = True
+        for index in range(len(self.nodes) - 1, -1, -1):
+            if live[index]:
+                for source in self.nodes[index].inputs:
+                    live[source] = True
+        return live
+
+    @functools.cached_property
+    def consumers(self):
+        """For each node the live nodes that read it, each once."""
+        consumers: list[list[int]] = [[] for _ in self.nodes]
+        for index, node in enumerate(self.nodes):
+            if self.live[index]:
+                for source in dict.fromkeys(node.inputs):
+                    consumers[source].append(index)
+        return consumers
+
+    @functools.cached_property
+    def roots(self):
+        """For each node the node it is equal to, up to identity operations."""
+        roots: list[int] = []
+        for index, node in enumerate(self.nodes):
+            same = node.kind is Kind.IDENTITY and len(node.inputs) == 1
+            roots.append(roots[node.inputs[0]] if same else index)
+        return roots
+
+    @functools.cached_property
+    def _dominators(self):
+        return _Dominators(self.nodes)
+
+    def fork(self, operands):
+        """The nearest node from which all `operands` are computed, or `None`.
+
+        An operand counts as computed from itself. Costs O(log n) where one operand
+        dominates the others (an identity skip); else it walks back from the operands, as
+        far as the fork.
+        """
+        operands = set(operands)
+        first = min(operands)
+        if all(self._dominators.dominates(first, other) for other in operands):
+            return first
+        everything = (1 << len(operands)) - 1
+        reached = {operand: 1 << bit for bit, operand in enumerate(operands)}
+        heap = [-operand for operand in reached]
+        heapq.heapify(heap)
+        while heap:
+            index = -heapq.heappop(heap)
+            mask = reached[index]
+            if mask == everything:
+                return index
+            for source in self.nodes[index].inputs:
+                if source not in reached:
+                    heapq.heappush(heap, -source)
+                    reached[source] = mask
+                else:
+                    reached[source] |= mask
+        return None
+
+    def between(self, start, end):
+        """The nodes computed from `start` that `end` is computed from, `end` included."""
+        seen, stack = {end}, [end]
+        while stack:
+            for source in self.nodes[stack.pop()].inputs:
+                if source > start and source not in seen:
+                    seen.add(source)
+                    stack.append(source)
+        inside = {start}
+        for index in sorted(seen):
+            if any(source in inside for source in self.nodes[index].inputs):
+                inside.add(index)
+        inside.discard(start)
+        return inside
+
+    def is_computed_from(self, index, start):
+        """Whether `start` is a strict ancestor of `index`."""
+        if index <= start:
+            return False
+        if self._dominators.dominates(start, index):
+            return True
+        seen, stack = {index}, [index]
+        while stack:
+            for source in self.nodes[stack.pop()].inputs:
+                if source == start:
+                    return True
+                if source > start and source not in seen:
+                    seen.add(source)
+                    stack.append(source)
+        return False
+
+
+class _Dominators:
+    """Dominator tree of a graph whose nodes are in topological order.
+
+    The nearest common ancestor in the tree is found with skew-binary jump pointers
+    (Myers, *An applicative random-access stack*, 1983): O(log n) each, O(n) memory.
+    """
+
+    def __init__(self, nodes):
+        # Entry 0 is a virtual root above all nodes without inputs; node i is entry i + 1.
+        self._parent = [0] * (len(nodes) + 1)
+        self._jump = [0] * (len(nodes) + 1)
+        self._depth = [0] * (len(nodes) + 1)
+        for index, node in enumerate(nodes):
+            parent = (
+                functools.reduce(self._meet, (s + 1 for s in node.inputs)) if node.inputs else 0
+            )
+            self._attach(index + 1, parent)
+
+    def _attach(self, entry, parent):
+        depth, jump = self._depth, self._jump
+        self._parent[entry] = parent
+        depth[entry] = depth[parent] + 1
+        far = jump[jump[parent]]
+        same = depth[parent] - depth[jump[parent]] == depth[jump[parent]] - depth[far]
+        jump[entry] = far if same else parent
+
+    def _ancestor_at(self, entry, depth):
+        while self._depth[entry] > depth:
+            jump = self._jump[entry]
+            entry = jump if self._depth[jump] >= depth else self._parent[entry]
+        return entry
+
+    def _meet(self, a, b):
+        if self._depth[a] > self._depth[b]:
+            a = self._ancestor_at(a, self._depth[b])
+        else:
+            b = self._ancestor_at(b, self._depth[a])
+        while a != b:
+            if self._jump[a] != self._jump[b]:
+                a, b = self._jump[a], self._jump[b]
+            else:
+                a, b = self._parent[a], self._parent[b]
+        return a
+
+    def dominates(self, a, b):
+        """Whether every path to node `b` passes through node `a` (or they are one)."""
+        return self._ancestor_at(b + 1, self._depth[a + 1]) == a + 1

@@ -1,0 +1,130 @@
+"""What a model is to be traced on: its own input specs, or what the user says."""
+
+import keras
+
+from keras_gamma.network.tracing import TraceError, trace
+
+_EXPECTED = (
+    "`inputs` takes a shape with the batch dimension first, such as (None, 32, 32, 3), a "
+    "keras.KerasTensor, a keras.InputSpec, an array, or a list, tuple or dict of these"
+)
+
+
+def specs_from(inputs, name="input"):
+    """Turns what a user may pass as `inputs` into a structure of `keras.KerasTensor`.
+
+    Args:
+        inputs: a shape (batch first), a `KerasTensor`, an `InputSpec`, an array or tensor,
+            `None` for an argument left out, or a list, tuple or dict of these.
+        name: string, what to call it in reasons.
+
+    Returns:
+        The same structure, of `KerasTensor`s and `None`s.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if inputs is None or isinstance(inputs, keras.KerasTensor):
+        return inputs
+    if isinstance(inputs, dict):
+        return {key: specs_from(value, str(key)) for key, value in inputs.items()}
+    if isinstance(inputs, (list, tuple)):
+        if inputs and all(d is None or _is_size(d) for d in inputs):
+            return keras.KerasTensor(tuple(inputs), name=name)
+        if not inputs or any(_is_size(d) for d in inputs):
+            raise ValueError(f"{_EXPECTED}. Received: inputs={inputs!r}")
+        return type(inputs)(specs_from(value, f"{name}_{i}") for i, value in enumerate(inputs))
+    shape, dtype = getattr(inputs, "shape", None), getattr(inputs, "dtype", None)
+    if shape is None:
+        raise ValueError(
+            f"{_EXPECTED}. Received: inputs={inputs!r} (of type {type(inputs).__name__})"
+        )
+    return keras.KerasTensor(tuple(shape), dtype=_dtype(dtype), name=name)
+
+
+def _is_size(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _dtype(dtype):
+    dtype = "float32" if dtype is None else keras.backend.standardize_dtype(dtype)
+    return keras.config.floatx() if dtype == "float64" else dtype
+
+
+def trace_model(model, inputs=None, **kwargs):
+    """Traces `model` on `inputs`, or on its own input specs.
+
+    Args:
+        model: a `keras.Model`.
+        inputs: see `specs_from`; may be left out where the model knows its own.
+        **kwargs: for `keras_gamma.trace.trace`.
+
+    Returns:
+        A `keras_gamma.trace.Trace`.
+
+    Raises:
+        TypeError: if `model` is not a Keras model.
+        ValueError: if its inputs are unknown, or it cannot be called on them.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Expected a Keras 3 model (keras.Model, Sequential or a Functional model). "
+            f"Received: {model!r} (of type {type(model).__module__}.{type(model).__qualname__}). "
+            "A single layer can be wrapped: keras.Sequential([keras.Input(shape), layer])."
+        )
+    specs = _own_specs(model) if inputs is None else specs_from(inputs)
+    if inputs is not None:
+        _check_ranks(model, specs)
+    try:
+        return trace(model, specs, **kwargs)
+    except TraceError as error:
+        given = "its own input specs" if inputs is None else f"inputs={inputs!r}"
+        raise ValueError(
+            f"Model {model.name!r} could not be called on {given}: {error}. "
+            "Pass `inputs` as the model's `call` takes them: a shape with the batch dimension "
+            "first, a KerasTensor with the right dtype, or a list or dict of these."
+        ) from error
+
+
+def _check_ranks(model, specs):
+    """Keras lets symbolic inputs of a wrong rank pass, and refuses the arrays later on.
+
+    Raises:
+        ValueError: for a rank that differs from the model's own, by more than an axis of size 1,
+            which Keras adds and takes away.
+    """
+    own = getattr(model, "inputs", None) or ()
+    given = [spec for spec in keras.tree.flatten(specs) if spec is not None]
+    if len(own) != len(given):
+        return
+    for expected, found in zip(own, given, strict=True):
+        a, b = tuple(expected.shape), tuple(found.shape)
+        longer = max(a, b, key=len)
+        if len(a) != len(b) and (abs(len(a) - len(b)) > 1 or longer[-1] != 1):
+            raise ValueError(
+                f"Model {model.name!r} takes shape {a} for {expected.name!r}. "
+                f"Received in `inputs`: {b}."
+            )
+
+
+def _own_specs(model):
+    graph_inputs = getattr(model, "inputs", None)
+    if graph_inputs:
+        # Functional models take the structure they were made of; Sequential takes one tensor.
+        if isinstance(model, keras.Sequential):
+            return graph_inputs[0]
+        return model.input
+    if model.built:
+        config = model.get_build_config() or {}
+        shape = config.get("input_shape")
+        if shape is not None:
+            return specs_from(shape)
+        shapes = config.get("shapes_dict")
+        if shapes:
+            named = {name.removesuffix("_shape"): shape for name, shape in shapes.items()}
+            return specs_from(named if len(named) > 1 else next(iter(named.values())))
+    raise ValueError(
+        f"The inputs of model {model.name!r} ({type(model).__name__}) are not known: it is not "
+        "built, or is a subclassed model that was built without a record of its shapes. "
+        f"Pass `inputs`: {_EXPECTED[len('`inputs` takes ') :]}."
+    )

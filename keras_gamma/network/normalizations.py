@@ -1,0 +1,226 @@
+"""Which layers are normalizations, and which of their variables is the scale γ.
+
+A registry of frozen entries, looked up along the class hierarchy (a subclass of
+`BatchNormalization` is one), and a probe for classes that nobody registered: it runs
+the layer on numbers and keeps it only if it does what a normalization does.
+"""
+
+import dataclasses
+import inspect
+import re
+
+import keras
+import numpy as np
+
+from keras_gamma._keras import names as _keras
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """How a class of normalization layers stores its scale.
+
+    Args:
+        kind: string. `"batch"`, `"layer"`, `"group"`, `"rms"`, ...
+        scale: string or `None`. The attribute that holds the scale variable; `None` if
+            the class has no scale at all.
+        neutral: float. The stored value at which the layer does not scale: 1.0 where
+            the output is multiplied by the variable, 0.0 where it is multiplied by
+            `1 + variable` (Gemma), `None` where it is not known.
+    """
+
+    kind: str
+    scale: str | None = "gamma"
+    neutral: float | None = 1.0
+
+    def variable(self, layer):
+        """The scale variable of `layer`, or `None` (`scale=False`, say)."""
+        return None if self.scale is None else getattr(layer, self.scale, None)
+
+
+_REGISTRY = {
+    keras.layers.BatchNormalization: Normalization("batch"),
+    keras.layers.LayerNormalization: Normalization("layer"),
+    keras.layers.GroupNormalization: Normalization("group"),
+    keras.layers.RMSNormalization: Normalization("rms", scale="scale"),
+    keras.layers.UnitNormalization: Normalization("unit", scale=None),
+}
+
+_SCALE_NAMES = ("gamma", "scale", "weight", "gain", "g")
+SHIFT_NAMES = ("beta", "bias", "offset", "shift", "b")
+_EPSILON_NAMES = ("epsilon", "eps", "variance_epsilon", "norm_eps", "_epsilon")
+_KINDS = ("batch", "instance", "group", "rms", "layer")
+
+
+def register_normalization(cls=None, *, kind, scale="gamma", neutral=1.0):
+    """Tells keras_gamma that `cls` is a normalization layer.
+
+    Most third-party normalizations are recognized without this: a layer with a variable
+    called `gamma`, `scale` or `weight` is run on random numbers, and counts as a
+    normalization if its output does not change when its input is multiplied by a
+    constant. Register a class whose scale has another name, or which cannot be run alone.
+    Subclasses inherit the entry of their nearest registered parent.
+
+    Args:
+        cls: a subclass of `keras.Layer`. Left out, a decorator is returned.
+        kind: string. What to call it in tables: `"batch"`, `"layer"`, ...
+        scale: string or `None`. Name of the attribute that holds γ; `None` if the class
+            normalizes without a scale.
+        neutral: float, 1.0 or 0.0. The stored value that leaves the output unscaled:
+            1.0 for `γ · x̂`, 0.0 for `(1 + γ) · x̂`.
+
+    Returns:
+        `cls`.
+
+    Raises:
+        TypeError: if `cls` is not a layer class.
+        ValueError: if `kind` is empty or `neutral` is neither 0 nor 1.
+
+    Example:
+
+    >>> import keras, keras_gamma
+    >>> @keras_gamma.register_normalization(kind="batch", scale="amplitude")
+    ... class MyNorm(keras.layers.Layer):
+    ...     pass
+    """
+    if cls is None:
+        return lambda c: register_normalization(c, kind=kind, scale=scale, neutral=neutral)
+    if not (isinstance(cls, type) and issubclass(cls, keras.Layer)):
+        raise TypeError(
+            "register_normalization expects a subclass of keras.Layer. "
+            f"Received: {cls!r} (of type {type(cls).__name__}). Pass the class, not an instance."
+        )
+    if not isinstance(kind, str) or not kind:
+        raise ValueError(f"`kind` must be a non-empty string such as 'batch'. Received: {kind!r}")
+    if scale is not None and not isinstance(scale, str):
+        raise ValueError(f"`scale` must be an attribute name or None. Received: {scale!r}")
+    if neutral not in (0, 1):
+        raise ValueError(
+            f"`neutral` must be 1.0 (output = γ·x̂) or 0.0 (output = (1+γ)·x̂). Received: {neutral!r}"
+        )
+    _REGISTRY[cls] = Normalization(kind, scale, float(neutral))
+    return cls
+
+
+def registered(layer):
+    """The registry's entry for `layer`, from the nearest registered class, or `None`."""
+    for cls in type(layer).__mro__:
+        if cls in _REGISTRY:
+            return _REGISTRY[cls]
+    return None
+
+
+def is_layer_scale(layer):
+    """Whether `layer` is a LayerScale: a learned gain that is not a normalization's."""
+    return re.search(r"layer_?scale", type(layer).__name__, re.IGNORECASE) is not None
+
+
+def own_variables(layer):
+    """Attribute name -> variable, for the variables that `layer` holds itself."""
+    return {k: v for k, v in vars(layer).items() if isinstance(v, keras.Variable)}
+
+
+def _scale_candidates(layer):
+    """Names of the variables that may be the scale, the likeliest first."""
+    names = [k for k, v in own_variables(layer).items() if v.trainable and len(v.shape) > 0]
+    rank = {name: i for i, name in enumerate((*_SCALE_NAMES, None, *SHIFT_NAMES))}
+    return sorted(names, key=lambda name: rank.get(name.lstrip("_"), rank[None]))
+
+
+def looks_like_normalization(layer):
+    """Whether `layer` has a scale and is named, or built, as normalizations are."""
+    if _keras.sublayers(layer) or is_layer_scale(layer):
+        return False
+    named = re.search(r"norm", type(layer).__name__, re.IGNORECASE) is not None
+    if not named and not any(hasattr(layer, name) for name in _EPSILON_NAMES):
+        return False
+    return any(name.lstrip("_") in _SCALE_NAMES for name in own_variables(layer))
+
+
+def may_be_normalization(layer):
+    """Whether `layer` is worth a probe: a leaf that Keras does not document."""
+    leaf = not _keras.sublayers(layer) and not isinstance(layer, keras.Model)
+    return leaf and not _keras.is_layer_of_keras(layer)
+
+
+def kind_from_name(cls):
+    """A `kind` for an unregistered class, from its name."""
+    name = cls.__name__.lower()
+    for kind in _KINDS:
+        if kind in name:
+            return kind
+    return name
+
+
+def probe(layer, shape):
+    """Finds out by running `layer` whether it normalizes, and how its scale enters.
+
+    A normalization follows its input, but does not change its output when its input is
+    multiplied by a constant. With its scale set to 0 the output depends no longer on the
+    input (`γ · x̂`); if that is so at −1 instead, the layer multiplies by `1 + γ`.
+
+    Args:
+        layer: a built layer that takes one tensor.
+        shape: tuple of integers, the shape of its input, batch first.
+
+    Returns:
+        A `Normalization`, or `None` if the layer does not behave as one.
+    """
+    variables = own_variables(layer)
+    keep = {d for v in variables.values() for d in v.shape}
+    shrunk = tuple(
+        d if i == len(shape) - 1 or d in keep else min(d, 4) for i, d in enumerate(shape)
+    )
+    for candidate in dict.fromkeys((shrunk, tuple(shape))):
+        try:
+            return _probe_at(layer, candidate)
+        except Exception:  # Foreign code may raise anything: try the real shape.
+            continue
+    return None
+
+
+def _probe_at(layer, shape):
+    rng = np.random.default_rng(0)
+    x, other = (rng.normal(0.5, 8.0, shape).astype("float32") for _ in range(2))
+
+    def run(inputs, values=()):
+        mapping = [(v, np.full(v.shape, value, "float32")) for v, value in values]
+        with keras.StatelessScope(state_mapping=mapping):
+            tensor = keras.ops.cast(keras.ops.convert_to_tensor(inputs), layer.compute_dtype)
+            # Through `__call__`, so that Keras fills in `training` and the autocast scope. A
+            # norm with running statistics normalizes by the batch only in training mode.
+            outputs = layer(tensor, training=True) if _takes_training(layer) else layer(tensor)
+            return keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
+
+    candidates = _scale_candidates(layer)
+    likeliest = [(getattr(layer, name), 1.0) for name in candidates[:1]]
+    reference = run(x, likeliest)
+    spread = float(np.std(reference))
+
+    def same(a, b):
+        return bool(np.all(np.abs(a - b) <= 0.05 * spread))
+
+    if reference.shape != tuple(shape) or not np.isfinite(spread) or spread == 0.0:
+        return None
+    # It must follow its input, but not its input's scale.
+    if not same(reference, run(64.0 * x, likeliest)) or same(reference, run(other, likeliest)):
+        return None
+    kind = kind_from_name(type(layer))
+    for name in candidates:
+        for value, neutral in ((0.0, 1.0), (-1.0, 0.0)):
+            values = [(getattr(layer, name), value)]
+            if same(run(x, values), run(other, values)):
+                return Normalization(kind, name, neutral)
+    return Normalization(kind, scale=None) if not candidates else None
+
+
+def _takes_training(layer):
+    return "training" in inspect.signature(layer.call).parameters
+
+
+def unverified(layer):
+    """The entry for a layer that looks like a normalization but was never called.
+
+    Whether it multiplies by γ or by 1 + γ is not known, so no penalty may be put on it.
+    """
+    scale = next(iter(_scale_candidates(layer)), None)
+    return Normalization(kind_from_name(type(layer)), scale, neutral=None)

@@ -1,0 +1,116 @@
+"""`plot_roles`: a picture of a network, with the roles of its γ in colour."""
+
+import collections
+import importlib.util
+import os
+from pathlib import Path
+
+from keras_gamma.decay.decoupled import DecayEntry, DecayPlan
+from keras_gamma.decay.plan import GammaPlan
+from keras_gamma.network.inputs import trace_model
+from keras_gamma.plot import drawing
+from keras_gamma.plot.layout import lay_out
+from keras_gamma.plot.page import make_page
+from keras_gamma.roles.classification import classify
+from keras_gamma.roles.finding import find_roles
+
+
+def plot_roles(model, to_file="roles.png", *, plan=None, inputs=None):
+    """Draws `model` with the residual role of every γ in colour.
+
+    The network runs downwards: what skips carry in one lane, branches beside it, a circle for every
+    sum (black where it is a residual join). Layers with weights and normalizations are boxes;
+    activations and reshaping are left out. Long networks are folded into columns.
+
+    An `.html` page holds the picture and the table side by side, with filters and details on hover,
+    in one file that needs nothing else.
+
+    Args:
+        model: a built `keras.Model`. It stays as it is.
+        to_file: path of the file: `.png`, `.svg`, `.pdf` or `.html`.
+        plan: a `GammaPlan` or `DecayPlan` whose decisions to show (in an `.html` page), or `None`.
+        inputs: see `find_roles`.
+
+    Returns:
+        The file's `pathlib.Path`.
+
+    Raises:
+        TypeError, ValueError: as `find_roles`; and for another suffix.
+        ImportError: if matplotlib is not installed.
+
+    Example:
+
+    >>> import keras, keras_gamma, tempfile
+    >>> x = keras.Input((8, 8, 4))
+    >>> y = keras.layers.Conv2D(4, 3, padding="same")(x)
+    >>> y = keras.layers.BatchNormalization(name="bn")(y)
+    >>> model = keras.Model(x, keras.layers.Add(name="join")([x, y]))
+    >>> keras_gamma.plot_roles(model, tempfile.mkdtemp() + "/roles.svg").name
+    'roles.svg'
+    """
+    path = Path(to_file)
+    kind = path.suffix.lstrip(".").lower()
+    if kind not in drawing.FORMATS:
+        raise ValueError(
+            f"A picture is drawn as {', '.join(drawing.FORMATS)}, by the file's suffix. "
+            f"Received: to_file={str(to_file)!r}"
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("plot_roles needs matplotlib: pip install matplotlib.")
+    if plan is not None and not isinstance(plan, (GammaPlan, DecayPlan)):
+        raise TypeError(f"`plan` must be a GammaPlan or a DecayPlan. Received: {plan!r}")
+    report = find_roles(model, inputs)
+    trace = trace_model(model, inputs)
+    layout = lay_out(trace.graph, _weighted(trace))
+    verdicts = classify(trace.graph)
+    calls = [call for call in trace.calls if call.entry.variable(call.layer) is not None]
+    roles = {call.node: verdicts[call.node].role for call in calls}
+    title = f"{model.name}: {len(report)} γ"
+    if kind == "html":
+        svg = drawing.draw(layout, roles, title, "svg")
+        rows = _rows(report, calls, plan)
+        content = make_page(title, svg, rows, _hover(layout, calls, verdicts)).encode()
+    else:
+        content = drawing.draw(layout, roles, title, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+    return path
+
+
+def _weighted(trace):
+    """Nodes in whose making a weight takes part."""
+    return {n for step in trace.steps if step.is_weighted for n in step.numbers if n is not None}
+
+
+def _rows(report, calls, plan):
+    nodes = collections.defaultdict(list)
+    for call in calls:
+        nodes[id(call.entry.variable(call.layer))].append(call.node)
+    decisions = {} if plan is None else {entry.path: _decision(entry) for entry in plan}
+    return [
+        {
+            "path": gamma.path,
+            "role": gamma.role,
+            "decision": decisions.get(gamma.path),
+            "reason": gamma.reason,
+            "nodes": nodes[id(gamma.variable)],
+        }
+        for gamma in report
+    ]
+
+
+def _decision(entry):
+    if isinstance(entry, DecayEntry):
+        return f"decayed ×{entry.factor:g}" if entry.factor else "not decayed"
+    return str(entry.decision)
+
+
+def _hover(layout, calls, verdicts):
+    found = {box.node: {"label": box.label, "kind": str(box.kind)} for box in layout.boxes}
+    for call in calls:
+        if call.node in found:
+            verdict = verdicts[call.node]
+            found[call.node] |= {"role": str(verdict.role), "reason": verdict.reason}
+    return found

@@ -1,0 +1,200 @@
+"""`find_roles`: from a model to one entry per γ. Looks, and changes nothing."""
+
+import collections
+import dataclasses
+import re
+
+import keras
+
+from keras_gamma._keras import names as _keras
+from keras_gamma.network import normalizations
+from keras_gamma.network.inputs import trace_model
+from keras_gamma.report import tables
+from keras_gamma.roles.classification import Role, Verdict, classify
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GammaRole:
+    """One γ and its residual role.
+
+    Args:
+        path: string, the variable's path (unique within the report: a second variable of
+            the same path gets `#2`).
+        layer: the normalization layer.
+        variable: the `keras.Variable`.
+        kind: string, `"batch"`, `"layer"`, `"group"`, `"rms"`, ...
+        role: a `Role`. For a layer that is called more than once, the weightiest of its
+            calls' roles, one that the default guidelines withhold first.
+        reason: string, one plain sentence.
+        calls: tuple of `Verdict(role, reason)`, one for each call of the layer.
+        neutral: 1.0, or 0.0 where the layer multiplies by `1 + variable`, or `None` where it
+            is not known.
+    """
+
+    path: str
+    layer: keras.Layer
+    variable: keras.Variable
+    kind: str
+    role: Role
+    reason: str
+    calls: tuple[Verdict, ...]
+    neutral: float | None = 1.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Note:
+    """A layer that has no γ to decide on, and why it is mentioned."""
+
+    path: str
+    layer: keras.Layer
+    kind: str
+    reason: str
+
+
+class RoleReport(collections.abc.Sequence):
+    """What `find_roles` found: a sequence of `GammaRole`, in data-flow order.
+
+    Printed, it is a table.
+
+    Attributes:
+        notes: tuple of `Note`: normalizations without a scale, LayerScale, and the like.
+    """
+
+    def __init__(self, entries, notes=()):
+        self._entries = tuple(entries)
+        self.notes = tuple(notes)
+
+    def __getitem__(self, index):
+        return self._entries[index]
+
+    def __len__(self):
+        return len(self._entries)
+
+    def counts(self):
+        """How many γ have each role: a dict with every `Role`, zeros included."""
+        return {role: sum(e.role is role for e in self) for role in Role}
+
+    def __str__(self):
+        rows = [(e.path, e.kind, e.role, e.reason) for e in self]
+        rows += [(n.path, n.kind, "–", n.reason) for n in self.notes]
+        counts = ", ".join(f"{role} {n}" for role, n in self.counts().items())
+        return tables.table(("γ", "kind", "role", "reason"), rows, f"{len(self)} γ: {counts}")
+
+    def __repr__(self):
+        counts = ", ".join(f"{role}={n}" for role, n in self.counts().items() if n)
+        return f"<RoleReport of {len(self)} γ: {counts}>"
+
+
+# The role that stands for a γ whose calls differ: what is withheld by default goes first.
+_WEIGHT = (Role.OTHER, Role.TRUNK, Role.SHORTCUT, Role.RESIDUAL_LAST, Role.INTERIOR)
+
+
+def find_roles(model, inputs=None):
+    """Finds the residual role of every normalization scale γ in `model`.
+
+    The model is called once on symbolic tensors, in inference mode, and every layer in it is
+    opened. Its weights, config, seeds, outputs and recorded calls stay as they are. A
+    subclassed model that is not built yet is built, as its first call would do.
+
+    The roles are defined in `docs/roles.md`: our reading of the four categories of Kim et
+    al. (arXiv:2205.07260).
+
+    Args:
+        model: a `keras.Model`: Functional, Sequential, subclassed, or nested.
+        inputs: what `model` is called with, where it does not know its own inputs (a subclassed
+            model). A shape with the batch dimension first, a `keras.KerasTensor`, an array,
+            or a list, tuple or dict of these.
+
+    Returns:
+        A `RoleReport`: a sequence with one `GammaRole` for each γ, in data-flow order.
+
+    Raises:
+        TypeError: if `model` is not a Keras model.
+        ValueError: if its inputs are unknown, or it cannot be called on them.
+
+    Example:
+
+    >>> import keras, keras_gamma
+    >>> x = keras.Input((8, 8, 4))
+    >>> y = keras.layers.Conv2D(4, 3, padding="same")(x)
+    >>> y = keras.layers.BatchNormalization(name="bn")(y)
+    >>> model = keras.Model(x, keras.layers.Add(name="join")([x, y]))
+    >>> [(g.path, str(g.role)) for g in keras_gamma.find_roles(model)]
+    [('bn/gamma', 'residual_last')]
+
+    Reference:
+
+    - [Kim et al., 2022](https://arxiv.org/abs/2205.07260)
+    """
+    trace = trace_model(model, inputs)
+    verdicts = classify(trace.graph)
+    found: dict = {}  # id(variable) -> (layer, entry, verdicts of its calls)
+    for call in trace.calls:
+        variable = call.entry.variable(call.layer)
+        if variable is not None:
+            found.setdefault(id(variable), (call.layer, call.entry, []))[2].append(
+                verdicts[call.node]
+            )
+    notes: list[Note] = []
+    for layer in _keras.flatten_layers(model):
+        _add_unseen(layer, trace, found, notes)
+    return RoleReport(_entries(found), notes)
+
+
+def _add_unseen(layer, trace, found, notes):
+    """Total coverage: whatever may hold a γ gets an entry or a note."""
+    path = layer.path or layer.name
+    if normalizations.is_layer_scale(layer):
+        for variable in normalizations.own_variables(layer).values():
+            reason = "LayerScale's gain is not a normalization's: it is left alone."
+            notes.append(Note(variable.path, layer, "layer_scale", reason))
+        return
+    entry = normalizations.registered(layer)
+    if entry is None and normalizations.looks_like_normalization(layer):
+        if id(layer) in trace.rejected:
+            if re.search("norm", type(layer).__name__, re.IGNORECASE):
+                reason = (
+                    f"{type(layer).__name__} does not behave as a normalization when it is run "
+                    "alone; if it is one, use keras_gamma.register_normalization."
+                )
+                notes.append(Note(path, layer, normalizations.kind_from_name(type(layer)), reason))
+            return
+        entry = normalizations.unverified(layer)
+    if entry is None:
+        return
+    variable = entry.variable(layer)
+    if variable is None:
+        reason = "It has no scale (no γ): there is nothing to regularize."
+        notes.append(Note(path, layer, entry.kind, reason))
+        return
+    if id(variable) not in found:
+        cause = trace.opaque.get(id(layer))
+        reason = (
+            f"It is in a part that the walker cannot see into: {cause}"
+            if cause
+            else "No call of its layer on data that depends on the model's inputs was seen."
+        )
+        found[id(variable)] = (layer, entry, [Verdict(Role.OTHER, reason)])
+
+
+def _entries(found):
+    seen: collections.Counter[str] = collections.Counter()
+    for layer, entry, calls in found.values():
+        variable = entry.variable(layer)
+        seen[variable.path] += 1
+        n = seen[variable.path]
+        decisive = min(calls, key=lambda verdict: _WEIGHT.index(verdict.role))
+        reason = decisive.reason
+        if len({verdict.role for verdict in calls}) > 1:
+            others = ", ".join(str(verdict.role) for verdict in calls)
+            reason = f"Its layer is called {len(calls)} times, as {others}; decisive: {reason}"
+        yield GammaRole(
+            path=variable.path if n == 1 else f"{variable.path}#{n}",
+            layer=layer,
+            variable=variable,
+            kind=entry.kind,
+            role=decisive.role,
+            reason=reason,
+            calls=tuple(calls),
+            neutral=entry.neutral,
+        )

@@ -1,0 +1,219 @@
+"""Fails loudly when Keras moves a private name that keras_gamma leans on, or adds an operation."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_gamma
+from keras_gamma._keras import names as _keras
+from keras_gamma.network import operations
+
+PACKAGE = pathlib.Path(keras_gamma.__file__).parent
+
+
+def test_private_names_are_where_we_expect_them():
+    from keras.src.backend.common import global_state
+    from keras.src.layers import layer as layer_module
+    from keras.src.ops.node import Node
+    from keras.src.ops.operation import Operation
+
+    assert Operation is keras.Operation
+    assert layer_module.Node is Node
+    assert "symbolic_call" in vars(Operation)
+    assert "symbolic_call" in vars(keras.Layer)
+    layer = layers.Dense(2)
+    assert layer._flatten_layers(include_self=True, recursive=True) == [layer]
+    assert (layer._layers, layer._inbound_nodes, layer._losses) == ([], [], [])
+    assert layer._loss_ids == set()
+    optimizer = keras.optimizers.AdamW()
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    assert optimizer._exclude_from_weight_decay == set()
+    assert optimizer._exclude_from_weight_decay_pattern.pattern == "bias"
+    assert optimizer._var_key(keras.Variable(1.0)) is not None
+    optimizer.build([keras.Variable(1.0)])
+    assert len(optimizer._trainable_variables) == 1
+    assert optimizer._use_weight_decay(optimizer._trainable_variables[0])
+    assert callable(optimizer._apply_weight_decay)
+    assert keras.Input((2,), name="tokens")._keras_history.operation.name == "tokens"
+    assert "dense" in global_state.get_global_attribute("object_name_uids")
+
+
+def test_a_symbolic_call_goes_through_the_places_that_are_intercepted():
+    seen = []
+
+    class Handler:
+        paused = False
+
+        def knows(self, layer, args, kwargs):
+            return layer.name == "known"
+
+        def __call__(self, operation, args, kwargs):
+            seen.append((type(operation).__name__, bool(kwargs)))
+            return keras.KerasTensor((2, 3))
+
+    dense, known = layers.Dense(3), layers.BatchNormalization(name="known")
+    dense.build((2, 3))
+    whole = keras.Layer.__call__
+    with _keras.intercept_symbolic_calls(Handler()):
+        y = dense(keras.KerasTensor((2, 3)))
+        known(y, training=False)  # Its `__call__` is left out: it is not even built.
+        keras.ops.relu(y + 1.0)
+    assert seen == [
+        ("Dense", False),
+        ("BatchNormalization", False),
+        ("Add", False),
+        ("Relu", False),
+    ]
+    assert not known.built
+    assert keras.Layer.__call__ is whole
+    assert dense._inbound_nodes == []
+    dense(keras.Input((3,)))
+    assert len(dense._inbound_nodes) == 1  # Afterwards all is as it was.
+
+
+def keras_operations():
+    """Names of all operation classes of this Keras."""
+    import keras.src.ops
+
+    names = set()
+    for module in pkgutil.iter_modules(keras.src.ops.__path__):
+        if module.name.endswith("_test"):
+            continue
+        members = vars(importlib.import_module(f"keras.src.ops.{module.name}")).values()
+        names |= {
+            c.__name__
+            for c in members
+            if inspect.isclass(c)
+            and issubclass(c, keras.Operation)
+            and not issubclass(c, keras.Layer)
+        }
+    return names - {"Operation", "Function"}
+
+
+def test_every_operation_of_keras_is_classified():
+    """A new Keras may bring new operations: say what they do to scale before supporting it."""
+    known = set(operations.KINDS) | operations._SCALELESS
+    assert keras_operations() - known == set()
+
+
+def test_no_private_name_outside_its_room():
+    for path in sorted(PACKAGE.glob("*.py")):
+        if path.name == "_keras.py":
+            continue
+        source = path.read_text(encoding="utf-8")
+        assert "keras.src" not in source.replace('"keras.src.', ""), path.name
+        # `distribute` works on TensorFlow alone, and imports it where it needs it.
+        found = re.findall("^ *import tensorflow.*$", source, re.MULTILINE)
+        assert found == LAZY_TENSORFLOW.get(path.stem, []), path.name
+
+
+# From the bottom up: no module imports from one that stands further down.
+ORDER = (
+    "_version units paths _quiet _keras decay record norms graph operations trace inputs roles "
+    "report find guidelines regularize plan coupled decoupled optimizers storage measure auditing "
+    "scale_invariance replay verification branches equilibrium rules instability palette "
+    "monitor_log monitor_picture callbacks layout drawing page plot distribute"
+).split()
+
+
+# Where TensorFlow is needed, it is imported in a function: the other backends do without it.
+LAZY_TENSORFLOW = {
+    "distribute": ["    import tensorflow"],
+    "monitor_log": ["            import tensorflow"],
+}
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("keras_gamma"):
+            names = [node.module.removeprefix("keras_gamma").lstrip(".")]
+            yield from names if names[0] else [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_no_module_imports_upward(name):
+    allowed = set(ORDER[: ORDER.index(name)])
+    assert set(imports_of(PACKAGE / f"{name}.py")) <= allowed
+
+
+def test_every_module_is_in_the_order():
+    assert {p.stem for p in PACKAGE.glob("*.py")} == {*ORDER, "__init__", "__main__"}
+
+
+def test_public_names():
+    assert sorted(keras_gamma.__all__) == keras_gamma.__all__
+    assert sorted([*keras_gamma._HOMES, *keras_gamma._MODULES]) == keras_gamma.__all__
+    for name in keras_gamma.__all__:
+        assert getattr(keras_gamma, name).__name__.rpartition(".")[2] == name
+    with pytest.raises(AttributeError, match="apply_guideline'"):
+        _ = keras_gamma.apply_guideline
+
+
+def test_importing_the_package_loads_no_backend():
+    code = "import sys, keras_gamma; sys.exit('keras' in sys.modules or 'rich' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_stand_in_has_the_path_of_its_variable():
+    variable = layers.Dense(2, name="fc")
+    variable.build((None, 3))
+    new = _keras.stand_in(variable.kernel, (2, 2), 1.0)
+    assert (new.path, new.name, new.trainable) == ("fc/kernel", "kernel", True)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of tf.distribute only")
+def test_what_distributed_training_leans_on():
+    x = keras.Input((3,))
+    model = keras.Model(x, layers.Dense(1)(x))
+    model.compile("sgd", "mse", metrics=["mae"])
+    assert model._initial_epoch is None
+    model._symbolic_build(data_batch=(keras.KerasTensor((2, 3)), keras.KerasTensor((2, 1))))
+    assert model.optimizer.built and len(model.metrics[1].variables) == 2
+    optimizer = keras.optimizers.SGD(1.0, global_clipnorm=1.0)
+    variable = keras.Variable([3.0, 4.0])
+    optimizer.build([variable])
+    added = []
+    optimizer._all_reduce_sum_gradients = lambda pairs: added.append(len(pairs)) or list(pairs)
+    optimizer.apply([keras.ops.convert_to_tensor([30.0, 40.0])], [variable])
+    assert added == [1]
+    np.testing.assert_allclose(variable.numpy(), [2.4, 3.2], rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of tf.distribute only")
+def test_gradients_are_added_before_they_are_clipped():
+    optimizer = keras.optimizers.SGD(1.0, global_clipnorm=1.0)
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0)
+    for outer, scale in ((optimizer, 1.0), (scaled, 2.0)):
+        variable = keras.Variable([0.0, 0.0])
+        outer.built or outer.build([variable])
+        variable = variable if outer is optimizer else optimizer._trainable_variables[0]
+        variable.assign([0.0, 0.0])
+        with _keras.gradients_added_first(outer, lambda grads: [3.0 * grad for grad in grads]):
+            outer.apply([keras.ops.convert_to_tensor([0.2 * scale, 0.0])], [variable])
+            outer.apply([keras.ops.convert_to_tensor([0.0, 2.0 * scale])], [variable])
+        np.testing.assert_allclose(variable.numpy(), [-0.6, -1.0], rtol=1e-6)
+        assert not {"apply", "_all_reduce_sum_gradients"} & {*vars(outer), *vars(optimizer)}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow shows steps")
+def test_a_traced_step_can_be_looked_at():
+    x = keras.Input((3,))
+    model = keras.Model(x, layers.Dense(1, name="fc")(x))
+    model.compile("sgd", "mse")
+    model.fit(np.ones((2, 3)), np.ones((2, 1)), verbose=0)
+    [*steps] = _keras.traced_steps(model)
+    assert steps
+    for old, new in steps:
+        assert set(old.uses) == {"fc/kernel", "fc/bias"}
+        assert old.uses["fc/kernel"]["MatMul"] + old.uses["fc/kernel"]["ReadVariableOp"] > 0
+        assert old.uses == new.uses

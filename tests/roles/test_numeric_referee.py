@@ -1,0 +1,20 @@
+"""The hand-written roles, checked by running the models: no part of the library takes part."""
+
+import keras
+import pytest
+
+from tests.models.numeric_roles import Referee, applies
+from tests.models.role_models import BY_NAME, FLAT
+
+# What running cannot tell, and why.
+NOT_BY_NUMBERS = {
+    "sandwich_norm": "a norm absorbs the attention's scale, but not its temperature",
+}
+
+
+@pytest.mark.parametrize("name", [case.name for case in FLAT if case.name not in NOT_BY_NUMBERS])
+def test_running_the_model_agrees(name):
+    keras.utils.set_random_seed(3)
+    model = BY_NAME[name].build()
+    assert applies(model)
+    assert Referee(model).roles() == BY_NAME[name].expected
