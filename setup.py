@@ -26,6 +26,7 @@ TEST = [
     *EXAMPLES,
     *HUB,
     "hypothesis",
+    "import-linter",
     "jax",
     "mypy",
     "pytest",

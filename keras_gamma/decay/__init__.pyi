@@ -1,6 +1,10 @@
+from .coupled import apply_guidelines as apply_guidelines
 from .decoupled import DecayEntry as DecayEntry
 from .decoupled import DecayPlan as DecayPlan
+from .decoupled import exclude_from_weight_decay as exclude_from_weight_decay
+from .decoupled import plan_weight_decay as plan_weight_decay
 from .guidelines import Guidelines as Guidelines
+from .loading import load_model as load_model
 from .plan import Decision as Decision
 from .plan import GammaPlan as GammaPlan
 from .plan import PlanEntry as PlanEntry

@@ -1,6 +1,7 @@
 from . import equilibrium as equilibrium
 from .branches import BranchRatio as BranchRatio
 from .branches import branch_ratios as branch_ratios
+from .instability import Event as Event
 from .monitor import GammaMonitor as GammaMonitor
 from .scale_invariance import ScaleInvariant as ScaleInvariant
 from .scale_invariance import ScaleInvariantReport as ScaleInvariantReport

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_gamma.plot.palette import COLORS
+from keras_gamma.report.palette import COLORS
 
 _FORMATS = ("pdf", "png", "svg")
 _BUSY = 12  # So many lines are told apart by a legend; more are drawn thin, without one.

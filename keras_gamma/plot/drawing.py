@@ -5,7 +5,7 @@ from typing import Any
 
 from keras_gamma.network.graph import Kind
 from keras_gamma.plot.layout import BOX, LANE, MARGIN, ROW
-from keras_gamma.plot.palette import COLORS
+from keras_gamma.report.palette import COLORS
 
 FORMATS = ("html", "pdf", "png", "svg")
 _LABEL = 24  # Letters that fit into a box.

@@ -4,7 +4,7 @@ import html
 import json
 import re
 
-from keras_gamma.plot.palette import COLORS
+from keras_gamma.report.palette import COLORS
 
 
 def make_page(title, svg, rows, nodes):

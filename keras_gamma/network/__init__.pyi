@@ -1,0 +1,1 @@
+from .normalizations import register_normalization as register_normalization

@@ -1,0 +1,1 @@
+from .picture import plot_roles as plot_roles
