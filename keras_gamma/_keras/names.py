@@ -1,7 +1,7 @@
 """Every private name of Keras that keras_gamma leans on, in one room.
 
 The rest of the package uses Keras' public API only. When Keras moves one of these names,
-`tests/test_keras_internals.py` fails loudly, and this is the one file to repair.
+`tests/_keras/test_keras_internals.py` fails loudly, and this is the one file to repair.
 
 Used here, and why there is no public way:
 

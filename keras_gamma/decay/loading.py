@@ -6,7 +6,7 @@ import zipfile
 
 import keras
 
-from keras_gamma import _keras
+from keras_gamma._keras import names as _keras
 from keras_gamma.decay import (
     optimizers,  # noqa: F401  (archives name optimizers)
     records,

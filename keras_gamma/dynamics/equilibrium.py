@@ -10,7 +10,7 @@ angle to w, and successive gradients are taken as uncorrelated. So in equilibriu
 per step, E‖D‖², is what decay takes off, `2·d·‖w‖²`, where `d = η·λ / (1 − m)` for coupled λ. One
 step itself has the mean square length `E‖g‖²·η² / (1 − m²)`, since it is a moving average of
 gradients. The angle is its root over ‖w‖. Formulas hold for η·λ « 1. They are checked against
-simulations with Keras' own optimizers in `tests/test_equilibrium.py`.
+simulations with Keras' own optimizers in `tests/dynamics/test_equilibrium.py`.
 
 Units: `weight_decay` is coupled λ as torch counts it (gradient λ·w; Keras' `L2(l2)` is λ = 2·l2)
 where the name of the function says `coupled`, else Keras' decoupled `weight_decay` (w loses η·λ·w).

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import contextlib, json, os, signal, sys
 sys.path.insert(0, {root!r})
-from examples import {script} as script, training
+from examples import {script} as script
+from examples.core import training
 from examples.core.cli import UsageError
 import tensorflow_datasets as tfds
 from absl.testing import flagsaver

@@ -34,7 +34,7 @@ from examples.core.cli import UsageError  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # third-party packages warn of their own ways
 
-WORKER = ["tests/distributed_worker.py"]
+WORKER = ["tests/integration/distributed_worker.py"]
 RESNET = [
     "examples/train_resnet.py",
     "--model=resnet8_v1",

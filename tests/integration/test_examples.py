@@ -136,7 +136,7 @@ def test_two_processes_may_prepare_at_once(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import random; random.seed(0)\n"  # tensorflow-datasets draws its folder's name with it
-        "from examples import data\n"
+        "from examples.data import loading\n"
         f"print(loading.load_images('digits', data_dir={str(tmp_path)!r}).train_size)"
     )
     both = [
