@@ -1,8 +1,8 @@
 """One process of the runs in test_distributed.py: trains, and writes down what came out.
 
-Arguments: a folder, and flags of `examples.cluster.distribution`. In the environment: DECAYS, the names of
-what to train with, and VALIDATION, the number of examples to evaluate on. Each process writes
-NAME.json and NAME.npz for the decay called NAME into the folder, under its own index.
+Arguments: a folder, and flags of `examples.cluster`. In the environment: DECAYS, the names of what
+to train with, and VALIDATION, the number of examples to evaluate on. Each process writes NAME.json
+and NAME.npz for the decay called NAME into the folder, under its own index.
 """
 
 import json

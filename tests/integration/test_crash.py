@@ -1,6 +1,7 @@
 """kill -9 at random moments of training and of saving: every run ends as the uninterrupted one.
 
-`CRASHES=20 python -m pytest tests/integration/test_crash.py` kills more often; `CRASH_SEED=n` at other moments.
+`CRASHES=20 python -m pytest -m slow tests/integration/test_crash.py` kills more often;
+`CRASH_SEED=n` at other moments.
 """
 
 import os
