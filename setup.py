@@ -10,25 +10,37 @@ VERSION = re.search(
     r'__version__ = "(.+)"', (HERE / "keras_gamma" / "_version.py").read_text(encoding="utf-8")
 ).group(1)
 
+# The library runs on any one of these; none is required, as in Keras itself.
+TENSORFLOW = ["tensorflow>=2.18"]
+JAX = ["jax"]
+TORCH = ["torch"]
+PLOT = ["matplotlib"]
+CV = ["keras-cv==0.9.0"]
+HUB = ["keras-hub>=0.32"]
 EXAMPLES = [
+    *TENSORFLOW,
+    *CV,
+    *PLOT,
     "absl-py",
     "importlib_resources",  # tfds 4.9.10 imports it, and does not say so
-    "keras-cv==0.9.0",
-    "matplotlib",
     "pillow",
     "scikit-learn",
     "scipy",
     "tensorboard",
     "tensorflow-datasets>=4.9.10",
 ]
-HUB = ["keras-hub>=0.32"]
+ZOO = [*TENSORFLOW, *CV, *HUB]
+DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 TEST = [
     *EXAMPLES,
-    *HUB,
+    *ZOO,
+    *DOCS,
+    *JAX,
     "hypothesis",
     "import-linter",
-    "jax",
     "mypy",
+    "nox",
+    "pre-commit",
     "pytest",
     "pytest-xdist",
     "ruff",
@@ -43,19 +55,31 @@ setuptools.setup(
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["keras_gamma", "keras_gamma.*"]),
     package_data={"": ["py.typed", "*.pyi"]},
-    python_requires=">=3.11",
-    install_requires=["absl-py", "keras>=3.14", "lazy_loader", "numpy", "rich", "tensorflow>=2.20"],
+    python_requires=">=3.10",
+    install_requires=["absl-py", "keras>=3.8", "lazy_loader", "numpy", "rich"],
     extras_require={
+        "tensorflow": TENSORFLOW,
+        "jax": JAX,
+        "torch": TORCH,
         "examples": EXAMPLES,
         "hub": HUB,
-        "plot": ["matplotlib"],
-        "cv": ["keras-cv==0.9.0"],
+        "cv": CV,
+        "plot": PLOT,
+        "docs": DOCS,
         "test": TEST,
+        "zoo": ZOO,
     },
     entry_points={"console_scripts": ["keras_gamma = keras_gamma.cli:run"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
-        "Programming Language :: Python :: 3.11",
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -5,12 +5,26 @@ command line can say something before a backend is loaded. The names stand once,
 """
 
 import sys
+from typing import Any
 
 import lazy_loader
 
 from keras_gamma._version import __version__ as __version__
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name; without a backend for Keras, says in one line what to install."""
+    try:
+        return _load(name)
+    except ModuleNotFoundError as error:
+        from keras_gamma._backend import explain
+
+        if (missing := explain(error)) is not None:
+            raise missing from None
+        raise
+
 
 if "keras" in sys.modules:
     # Saved models name these classes: Keras must know them before it loads one.

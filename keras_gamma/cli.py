@@ -23,6 +23,7 @@ import zipfile
 
 from absl import flags
 
+from keras_gamma._backend import explain
 from keras_gamma._keras import quiet
 
 _FLAGS = flags.FlagValues()
@@ -175,7 +176,12 @@ def _help():
 
 def _run(path, inputs):
     """What to print, and whether all is as it should be."""
-    quiet.import_keras()
+    try:
+        quiet.import_keras()
+    except ModuleNotFoundError as error:
+        if (missing := explain(error)) is None:
+            raise
+        raise _Failure(str(missing)) from error
     model = _load(path)
     try:
         if _VERIFY.value:

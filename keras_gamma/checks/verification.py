@@ -2,13 +2,13 @@
 
 import collections
 import dataclasses
-import enum
 import json
 
 import keras
 import numpy as np
 from keras import tree
 
+from keras_gamma._enums import StrEnum
 from keras_gamma._keras import names as _keras
 from keras_gamma.network.graph import Kind
 from keras_gamma.network.inputs import trace_model
@@ -25,7 +25,7 @@ _BATCH = 8
 _ORDER = (Role.TRUNK, Role.OTHER, Role.SHORTCUT, Role.RESIDUAL_LAST, Role.INTERIOR)
 
 
-class Agreement(enum.StrEnum):
+class Agreement(StrEnum):
     """Whether running the model agrees with the role that was found by reading it."""
 
     AGREE = "agree"

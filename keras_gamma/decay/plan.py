@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import enum
 import json
 import math
 import pathlib
@@ -10,6 +9,7 @@ import warnings
 
 import keras
 
+from keras_gamma._enums import StrEnum
 from keras_gamma._version import __version__
 from keras_gamma.decay import paths, records, regularizers, shrinkage
 from keras_gamma.decay.guidelines import Guidelines
@@ -21,7 +21,7 @@ _FORMAT = "keras_gamma.plan"
 _FORMAT_VERSION = 1
 
 
-class Decision(enum.StrEnum):
+class Decision(StrEnum):
     """`apply`: L2 acts on it; `withhold`: it does not; `none`: there is no γ to decide on."""
 
     APPLY = "apply"

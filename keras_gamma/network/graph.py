@@ -5,13 +5,14 @@ numbered in the order of computation, so the inputs of a node have smaller numbe
 Constants, masks and integer indices carry no scale and are no nodes.
 """
 
-import enum
 import functools
 import heapq
 from typing import NamedTuple
 
+from keras_gamma._enums import StrEnum
 
-class Kind(enum.StrEnum):
+
+class Kind(StrEnum):
     """What a call does to the scale of what flows through it."""
 
     INPUT = "input"

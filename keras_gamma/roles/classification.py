@@ -6,13 +6,13 @@ not at hand. See `docs/roles.md` for what is the paper's and what is ours.
 """
 
 import dataclasses
-import enum
 from typing import NamedTuple
 
+from keras_gamma._enums import StrEnum
 from keras_gamma.network.graph import Kind
 
 
-class Role(enum.StrEnum):
+class Role(StrEnum):
     """Where a γ sits in the residual data flow. Values are plain strings.
 
     - `residual_last`: the last γ of a branch; it sets the branch's scale at a residual join.

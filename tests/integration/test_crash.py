@@ -39,6 +39,7 @@ def moments(count, seed):
         yield point, chance.randint(1, most)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
     whole, data = tmp_path / "whole", f"--data_dir={tmp_path / 'data'}"
     drive([{"flags": [*FLAGS, data, f"--output_dir={whole}"]}])
@@ -57,6 +58,7 @@ def test_killed_at_random_moments(tmp_path):
         check_end(killed, whole)
 
 
+@pytest.mark.slow
 def test_killed_between_the_last_epoch_and_the_end(tmp_path):
     """Nothing is left to train, but to draw and to write."""
     whole, killed, data = tmp_path / "a", tmp_path / "b", f"--data_dir={tmp_path / 'data'}"

@@ -19,7 +19,7 @@ def test_python_blocks_run_as_they_stand(tmp_path, monkeypatch, capsys):
 
 
 def test_the_commands_that_ci_reads_are_there():
-    commands = re.findall(r"```bash\n(python3\.11 -m venv .*)\n```", README)
+    commands = re.findall(r"```bash\n(python3 -m venv .*)\n```", README)
     assert len(commands) == 2
     assert commands[0].endswith("examples/train_resnet.py")
     assert commands[1].endswith(".venv/bin/python -m pytest -q -n 2")

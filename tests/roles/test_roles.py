@@ -13,6 +13,9 @@ from tests.models.numeric_roles import Structure
 from tests.models.role_models import BY_NAME, CASES, FLAT
 from tests.models.role_parts import SubclassedNet
 
+# Every law holds for every model of the table: by default each looks at its own tenth of them.
+pytestmark = pytest.mark.one_in(10)
+
 KINDS = {
     "resnet_v1_basic": "batch",
     "resnet_v1_group": "group",
@@ -75,6 +78,7 @@ def every_name(model):
 # --- the table ---------------------------------------------------------------
 
 
+@pytest.mark.one_in(4)
 @every_case
 def test_roles_of_the_table(case):
     check(find_roles(case.build(), case.example()), case.expected)
