@@ -1,0 +1,125 @@
+"""Which γ should decay, how much, and where: all 16 subsets of the four roles, on small ResNets.
+
+    python examples/experiments/factorial.py --stage=tune      # learning rates, on validation
+    python examples/experiments/factorial.py --stage=test      # the plan, in its order
+    python examples/experiments/factorial_report.py            # tables and figures
+
+The plan is docs/experiments/preregistration.md, which was written before the runs that it judges.
+Rows are appended to --output_dir as they end, and the same command goes on where it was stopped;
+`--minutes` stops it at the end of a seed. One core; a ResNet-14 takes about a second a run.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# The repository's root, so that the script runs from anywhere, and before anything is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import examples.core.quiet  # noqa: F401  (before Keras)
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from examples.core.cli import run_main
+from examples.core.files import locked
+from examples.experiments import factorial_cells as cells
+from examples.experiments import factorial_engine, factorial_plan
+from examples.models.resnet import build_model
+from keras_gamma.dynamics import monitor_log
+
+FLAGS = flags.FLAGS
+
+if "stage" not in FLAGS:
+    flags.DEFINE_enum("stage", "test", list(factorial_plan.STAGES), "What to run.")
+    flags.DEFINE_string("output_dir", "runs/factorial", "Folder of the rows.")
+    flags.DEFINE_float("minutes", None, "Stop after so many, at the end of a seed.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Does the runs of a stage that are missing."""
+    del argv
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    path = Path(FLAGS.output_dir) / f"{FLAGS.stage}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + 60 * FLAGS.minutes if FLAGS.minutes else np.inf
+    split = "validation" if FLAGS.stage == "tune" else "test"
+    with locked(path.with_suffix(".lock"), wait=False):
+        done = {key_of(row) for row in monitor_log.read_lines(path)}
+        left = [job for job in factorial_plan.STAGES[FLAGS.stage]() if key_of(job) not in done]
+        print(f"{len(done)} runs are done, {len(left)} are left", flush=True)
+        last: int | None = None
+        with path.open("a", encoding="utf-8") as file:
+            for number, job in enumerate(left):
+                if job["seed"] != last and time.monotonic() > until:
+                    break
+                last = job["seed"]
+                row = run(job, split)
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                if number % 16 == 0:
+                    print(f"[{number}/{len(left)}] {row}", flush=True)
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells one job from another."""
+    names = [field.name for field in dataclasses.fields(cells.Cell)]
+    return tuple(row[name] for name in (*names, "seed", "arm"))
+
+
+@functools.lru_cache(2)
+def engine_of(depth: int, width: int) -> factorial_engine.Engine:
+    """Builds and traces a network once."""
+    network = build_model(f"resnet{depth}_v1", input_shape=(8, 8, 1), num_classes=10, width=width)
+    return factorial_engine.Engine(network, cells.MOMENTUM)
+
+
+@functools.lru_cache(1)
+def start_of(depth: int, width: int, seed: int) -> list[np.ndarray]:
+    """The initial weights that all arms of a seed share."""
+    return engine_of(depth, width).initial_weights(seed)
+
+
+def run(job: dict[str, Any], split: str) -> dict[str, Any]:
+    """Does one run; returns its row."""
+    cell = cells.Cell(**{f.name: job[f.name] for f in dataclasses.fields(cells.Cell)})
+    engine = engine_of(cell.depth, cell.width)
+    data = cells.data_of(cell, job["seed"])
+    rates = factorial_engine.cosine(cell.rate, cell.steps)
+    strength = cell.dose * (1 - cells.MOMENTUM) / float(rates.sum())
+    began = time.process_time()
+    outcome = engine.train(
+        start_of(cell.depth, cell.width, job["seed"]),
+        *data.train,
+        data.order,
+        rates,
+        engine.decay(cell.kernels, cells.strengths_of(job["arm"], strength)),
+    )
+    images, labels = cells.held_out(split)
+    right = np.argmax(engine.logits(images), axis=1) == labels
+    ratios = engine.branch_ratios(data.train[0])
+    gammas = engine.gamma_sizes()
+    return job | {
+        "accuracy": round(100 * float(right.mean()), 4),
+        "loss": _finite(outcome.losses[-data.order.shape[0] // cell.epochs :].mean()),
+        "ratio": _finite(np.exp(np.mean(np.log(ratios)))),
+        "gamma": {role: _finite(size) for role, size in gammas.items()},
+        "seconds": round(time.process_time() - began, 2),
+    }
+
+
+def _finite(number: Any) -> float | None:
+    """A number of four digits; `None` for a run that diverged."""
+    return float(f"{number:.4g}") if np.isfinite(number) else None
+
+
+if __name__ == "__main__":
+    run_main(main)
