@@ -203,7 +203,7 @@ def _roles(model, inputs):
     import keras_gamma
 
     report = keras_gamma.find_roles(model, inputs)
-    return _roles_as_json(report) if _JSON.value else str(report)
+    return report.to_json() if _JSON.value else str(report)
 
 
 def _plan(model, inputs, overwrite):
@@ -340,22 +340,6 @@ def _save(model, output):
         raise _Failure(f"{output} could not be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _roles_as_json(report):
-    return json.dumps(
-        {
-            "format": "keras_gamma.roles",
-            "counts": {str(role): n for role, n in report.counts().items()},
-            "gammas": [
-                {"path": e.path, "kind": e.kind, "role": str(e.role), "reason": e.reason}
-                for e in report
-            ],
-            "notes": [{"path": n.path, "kind": n.kind, "reason": n.reason} for n in report.notes],
-        },
-        indent=1,
-        ensure_ascii=False,
-    )
 
 
 def run():

@@ -3,13 +3,15 @@
 import collections
 import dataclasses
 import re
+from collections.abc import Iterable, Sequence
 
 import keras
 
 from keras_gamma._keras import names as _keras
 from keras_gamma.network import normalizations
 from keras_gamma.network.inputs import trace_model
-from keras_gamma.report import tables
+from keras_gamma.report.base import Report
+from keras_gamma.report.columns import Column
 from keras_gamma.roles.classification import Role, Verdict, classify
 
 
@@ -51,38 +53,40 @@ class Note:
     reason: str
 
 
-class RoleReport(collections.abc.Sequence):
+class RoleReport(Report[GammaRole]):
     """What `find_roles` found: a sequence of `GammaRole`, in data-flow order.
 
-    Printed, it is a table.
+    Printed, it is a table, in which repeated blocks are folded; `table()` has a row for each γ.
 
     Attributes:
         notes: tuple of `Note`: normalizations without a scale, LayerScale, and the like.
     """
 
-    def __init__(self, entries, notes=()):
-        self._entries = tuple(entries)
+    format = "keras_gamma.roles"
+    columns = (
+        Column("path", "γ"),
+        Column("kind"),
+        Column("role", colored=True),
+        Column("reason", prose=True),
+    )
+
+    def __init__(self, entries: Iterable[GammaRole], notes: Iterable[Note] = ()) -> None:
+        super().__init__(entries)
         self.notes = tuple(notes)
 
-    def __getitem__(self, index):
-        return self._entries[index]
+    def rows(self) -> Sequence[GammaRole | Note]:
+        return (*self, *self.notes)
 
-    def __len__(self):
-        return len(self._entries)
+    def facts(self) -> dict[str, object]:
+        return {"counts": {str(role): n for role, n in self.counts().items()}}
 
-    def counts(self):
+    def counts(self) -> dict[Role, int]:
         """How many γ have each role: a dict with every `Role`, zeros included."""
-        return {role: sum(e.role is role for e in self) for role in Role}
+        return self._counts(Role, "role")
 
-    def __str__(self):
-        rows = [(e.path, e.kind, e.role, e.reason) for e in self]
-        rows += [(n.path, n.kind, "–", n.reason) for n in self.notes]
+    def summary(self) -> str:
         counts = ", ".join(f"{role} {n}" for role, n in self.counts().items())
-        return tables.table(("γ", "kind", "role", "reason"), rows, f"{len(self)} γ: {counts}")
-
-    def __repr__(self):
-        counts = ", ".join(f"{role}={n}" for role, n in self.counts().items() if n)
-        return f"<RoleReport of {len(self)} γ: {counts}>"
+        return f"{len(self)} γ: {counts}"
 
 
 # The role that stands for a γ whose calls differ: what is withheld by default goes first.

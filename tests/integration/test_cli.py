@@ -46,7 +46,7 @@ def test_table(saved, capsys):
 
 def test_json(saved, capsys):
     code, out, _ = run(capsys, saved, "--json")
-    found = [(g["path"], g["role"]) for g in json.loads(out)["gammas"]]
+    found = [(g["path"], g["role"]) for g in json.loads(out)["entries"]]
     assert (code, found) == (0, [("ln/gamma", "residual_last"), ("final/gamma", "trunk")])
 
 

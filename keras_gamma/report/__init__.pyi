@@ -1,0 +1,2 @@
+from .base import Report as Report
+from .columns import Column as Column
