@@ -1,5 +1,6 @@
 from . import callbacks as callbacks
 from . import dynamics as dynamics
+from . import network as network
 from . import optimizers as optimizers
 from . import units as units
 from ._version import __version__ as __version__

@@ -11,7 +11,7 @@ from keras import tree
 from keras_gamma._enums import StrEnum
 from keras_gamma._keras import names as _keras
 from keras_gamma.network.graph import Kind
-from keras_gamma.network.inputs import trace_model
+from keras_gamma.network.inputs import trace
 from keras_gamma.network.replay import CONSTANT, Replay
 from keras_gamma.report import tables
 from keras_gamma.roles.classification import Role, final_sum, find_joins
@@ -143,17 +143,17 @@ def verify(model, inputs=None, *, plan=None, seed=0):
     >>> [(e.path, str(e.measured), str(e.agreement)) for e in keras_gamma.verify(model)]
     [('bn/gamma', 'residual_last', 'agree')]
     """
-    roles = find_roles(model, inputs)
-    trace = trace_model(model, inputs, batch=_BATCH)
-    arrays = _arrays(model, trace.inputs, inputs, np.random.default_rng(seed))
-    joins = find_joins(trace.graph)
+    network = trace(model, inputs, batch=_BATCH)
+    roles = find_roles(network)
+    arrays = _arrays(network.model, network.inputs, inputs, np.random.default_rng(seed))
+    joins = network.derive(find_joins)
     measured = collections.defaultdict(list)
     try:
-        with Replay(model, trace, arrays, seed) as replay:
-            for call in trace.calls:
+        with Replay(network.model, network, arrays, seed) as replay:
+            for call in network.calls:
                 variable = call.entry.variable(call.layer)
                 if variable is not None:
-                    measured[id(variable)].append(_measure(replay, trace.graph, joins, call.node))
+                    measured[id(variable)].append(_measure(replay, network.graph, joins, call.node))
     except Exception as error:
         text = " ".join(str(error).split())[:160]
         why = f"The model could not be run step by step: {type(error).__name__}: {text}"

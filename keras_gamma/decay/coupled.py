@@ -4,6 +4,7 @@ from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.plan import GammaPlan, decide
 from keras_gamma.decay.regularizers import Slot
 from keras_gamma.decay.units import l2_from
+from keras_gamma.network.inputs import trace
 from keras_gamma.roles.finding import find_roles
 
 
@@ -61,8 +62,9 @@ def apply_guidelines(
     """
     strength = l2_from(l2, weight_decay)
     guidelines = Guidelines.get(guidelines)
-    roles = find_roles(model, inputs)
+    network = trace(model, inputs)
+    roles = find_roles(network)
     plan = GammaPlan(decide(roles, guidelines, strength), guidelines, strength)
     slots = {gamma.path: Slot(gamma.layer, gamma.variable) for gamma in roles}
-    plan.put(model, slots, overwrite)
+    plan.put(network.model, slots, overwrite)
     return plan

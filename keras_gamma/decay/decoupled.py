@@ -12,6 +12,7 @@ from keras_gamma.decay import paths, records, regularizers
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.shrinkage import decays_at_all, unwrap
 from keras_gamma.decay.units import check_strength
+from keras_gamma.network.inputs import trace
 from keras_gamma.report import tables
 from keras_gamma.roles.classification import Role
 from keras_gamma.roles.finding import find_roles
@@ -220,7 +221,8 @@ def plan_weight_decay(model, *, guidelines=None, biases=True, betas=True, names=
     [('ln/gamma', False), ('ln/beta', False), ('fc/kernel', True), ('fc/bias', False)]
     """
     guidelines = Guidelines.get(guidelines)
-    roles = find_roles(model, inputs)
+    network = trace(model, inputs)
+    model, roles = network.model, find_roles(network)
     gammas = {id(gamma.variable): gamma for gamma in roles}
     norms = {id(gamma.layer) for gamma in roles} | {id(n.layer) for n in roles.notes}
     owners = {id(slot.variable): slot.layer for slot in regularizers.slots(model).values()}
@@ -340,10 +342,11 @@ def exclude_from_weight_decay(
     ['fc/kernel']
     """
     unwrap(optimizer)  # A wrong optimizer is an error before the model is looked at.
+    network = trace(model, inputs)
     plan = plan_weight_decay(
-        model, guidelines=guidelines, biases=biases, betas=betas, names=names, inputs=inputs
+        network, guidelines=guidelines, biases=biases, betas=betas, names=names
     )
-    return _put(plan, optimizer, model)
+    return _put(plan, optimizer, network.model)
 
 
 def _put(plan, optimizer, model):

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_gamma.network.inputs import trace_model
+from keras_gamma.network.inputs import trace
+from keras_gamma.network.network import Network
 from keras_gamma.network.replay import run_once
 from keras_gamma.roles.classification import find_joins
 
@@ -35,7 +36,7 @@ class BranchMeter:
     """Measures the branches of one model, again and again, on one batch.
 
     Args:
-        model: a built `keras.Model`.
+        model: a built `keras.Model`, or its network, traced on `batch`.
         batch: array, or a structure of arrays, as `model(batch)` takes it.
 
     Raises:
@@ -45,17 +46,24 @@ class BranchMeter:
     def __init__(self, model, batch):
         arrays = tree.map_structure(np.asarray, batch)
         self._arrays = tree.flatten(arrays)
-        self._trace = trace_model(model, arrays)
+        self._network = network = trace(model, None if isinstance(model, Network) else arrays)
+        traced = [tuple(tensor.shape) for tensor in network.inputs]
+        if traced != [array.shape for array in self._arrays]:
+            raise ValueError(
+                f"The network was traced on inputs of shapes {traced}. Received: a batch of shapes "
+                f"{[array.shape for array in self._arrays]}. Trace it on the batch: "
+                "keras_gamma.network.trace(model, batch)."
+            )
         self._joins = {
             index: join
-            for index, join in find_joins(self._trace.graph).items()
+            for index, join in network.derive(find_joins).items()
             if join.residual and join.merged_into is None
         }
         # The names of sums that Keras did not name may be the same.
         labels: dict[str, int] = {}
         self._labels = {}
         for index in self._joins:
-            label = self._trace.graph.nodes[index].label
+            label = network.graph.nodes[index].label
             labels[label] = labels.get(label, 0) + 1
             self._labels[index] = label if labels[label] == 1 else f"{label}#{labels[label]}"
 
@@ -69,7 +77,7 @@ class BranchMeter:
         for join in self._joins.values():
             for operand in join.operands:
                 watch[operand] = _as_float
-        tensors = run_once(self._trace, self._arrays, watch)
+        tensors = run_once(self._network, self._arrays, watch)
         found = []
         for index, join in self._joins.items():
             branches = [tensors[o] for o in join.operands if o != join.skip]
@@ -91,7 +99,7 @@ def branch_ratios(model, batch):
     arXiv:2002.10444), and the γ whose role is `residual_last` set it from then on.
 
     Args:
-        model: a built `keras.Model`. It stays as it is.
+        model: a built `keras.Model`, or its network, traced on `batch`. It stays as it is.
         batch: array, or a structure of arrays, as `model(batch)` takes it, with the batch first.
 
     Returns:

@@ -14,6 +14,7 @@ from keras_gamma.dynamics.branches import BranchMeter
 from keras_gamma.dynamics.instability import Detector
 from keras_gamma.dynamics.scale_invariance import find_scale_invariant
 from keras_gamma.dynamics.update_rules import UpdateRule, rule_of
+from keras_gamma.network.inputs import trace
 from keras_gamma.roles.finding import find_roles
 
 _MEMORY = 0.9  # Of the running means of squares: they reach back about ten measurements.
@@ -113,11 +114,11 @@ class GammaMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         model = self.model
-        probe_or_inputs = self.inputs if self.inputs is not None else self.probe
-        self._gammas = [g for g in find_roles(model, probe_or_inputs) if g.variable.trainable]
-        kernels = find_scale_invariant(model, probe_or_inputs)
+        network = trace(model, self.inputs if self.probe is None else self.probe)
+        self._gammas = [g for g in find_roles(network) if g.variable.trainable]
+        kernels = find_scale_invariant(network)
         self._kernels = [e for e in kernels if e.variable.trainable]
-        self._meter = None if self.probe is None else BranchMeter(model, self.probe)
+        self._meter = None if self.probe is None else BranchMeter(network, self.probe)
         self._optimizer, self._rule, notes = _rule(model)
         self._decays, more = _decays(self._optimizer, [e.variable for e in self._kernels])
         self._squares: dict = {}

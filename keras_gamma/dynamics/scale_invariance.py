@@ -6,7 +6,7 @@ import dataclasses
 import keras
 
 from keras_gamma.network.graph import Kind
-from keras_gamma.network.inputs import trace_model
+from keras_gamma.network.inputs import trace
 from keras_gamma.report import tables
 
 
@@ -82,7 +82,7 @@ def find_scale_invariant(model, inputs=None):
         inputs: see `find_roles`.
 
     Returns:
-        A `ScaleInvariantReport`: one `ScaleInvariant` for each such kernel; `tables.others` says of
+        A `ScaleInvariantReport`: one `ScaleInvariant` for each such kernel; `report.others` says of
         all other kernels why they are none.
 
     Raises:
@@ -98,17 +98,17 @@ def find_scale_invariant(model, inputs=None):
     >>> report = keras_gamma.dynamics.find_scale_invariant(model)
     >>> [(e.path, e.per_filter) for e in report]
     [('conv/kernel', True)]
-    >>> tables.others
+    >>> report.others
     {'head/kernel': "It reaches an output of the model, that of 'head'."}
 
     Reference:
 
     - [van Laarhoven, 2017](https://arxiv.org/abs/1706.05350)
     """
-    trace = trace_model(model, inputs)
-    graph = trace.graph
+    network = trace(model, inputs)
+    graph = network.graph
     weighted, made_by = set(), {}
-    for step in trace.steps:
+    for step in network.steps:
         for number in step.numbers:
             if number is not None:
                 made_by[number] = step.operation

@@ -1,8 +1,12 @@
 """What a model is to be traced on: its own input specs, or what the user says."""
 
+from typing import Any
+
 import keras
 
-from keras_gamma.network.tracing import TraceError, trace
+from keras_gamma.network.causes import TraceError
+from keras_gamma.network.network import Network
+from keras_gamma.network.tracing import BATCH, trace_on
 
 _EXPECTED = (
     "`inputs` takes a shape with the batch dimension first, such as (None, 32, 32, 3), a "
@@ -10,7 +14,7 @@ _EXPECTED = (
 )
 
 
-def specs_from(inputs, name="input"):
+def specs_from(inputs: Any, name: str = "input") -> Any:
     """Turns what a user may pass as `inputs` into a structure of `keras.KerasTensor`.
 
     Args:
@@ -42,30 +46,50 @@ def specs_from(inputs, name="input"):
     return keras.KerasTensor(tuple(shape), dtype=_dtype(dtype), name=name)
 
 
-def _is_size(value):
+def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _dtype(dtype):
+def _dtype(dtype: Any) -> str:
     dtype = "float32" if dtype is None else keras.backend.standardize_dtype(dtype)
-    return keras.config.floatx() if dtype == "float64" else dtype
+    return str(keras.config.floatx() if dtype == "float64" else dtype)
 
 
-def trace_model(model, inputs=None, **kwargs):
-    """Traces `model` on `inputs`, or on its own input specs.
+def trace(model: keras.Model | Network, inputs: Any = None, *, batch: int = BATCH) -> Network:
+    """Traces `model` once, on `inputs` or on its own input specs.
+
+    The model is called on symbolic tensors, in inference mode, and every layer in it is opened. Its
+    weights, config, seeds, outputs and recorded calls stay as they are. A subclassed model that is
+    not built yet is built, as its first call would do.
 
     Args:
-        model: a `keras.Model`.
-        inputs: see `specs_from`; may be left out where the model knows its own.
-        **kwargs: for `keras_gamma.trace.trace`.
+        model: a `keras.Model`. A `Network` is returned as it is.
+        inputs: what `model` is called with, where it does not know its own inputs (a subclassed
+            model). A shape with the batch dimension first, a `keras.KerasTensor`, an array,
+            or a list, tuple or dict of these.
+        batch: integer, the batch size of the trace where `inputs` leave it open.
 
     Returns:
-        A `keras_gamma.trace.Trace`.
+        A `Network`. Everything that takes a model takes it, too, and does not trace again.
 
     Raises:
         TypeError: if `model` is not a Keras model.
         ValueError: if its inputs are unknown, or it cannot be called on them.
+
+    Example:
+
+    >>> import keras, keras_gamma
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.LayerNormalization(name="norm")])
+    >>> network = keras_gamma.network.trace(model)
+    >>> [str(gamma.role) for gamma in keras_gamma.find_roles(network)]
+    ['trunk']
     """
+    if isinstance(model, Network):
+        if inputs is not None:
+            raise ValueError(
+                f"{model!r} was traced on inputs of its own: leave `inputs` out, or pass the model."
+            )
+        return model
     if not isinstance(model, keras.Model):
         raise TypeError(
             "Expected a Keras 3 model (keras.Model, Sequential or a Functional model). "
@@ -76,7 +100,7 @@ def trace_model(model, inputs=None, **kwargs):
     if inputs is not None:
         _check_ranks(model, specs)
     try:
-        return trace(model, specs, **kwargs)
+        return trace_on(model, specs, batch)
     except TraceError as error:
         given = "its own input specs" if inputs is None else f"inputs={inputs!r}"
         raise ValueError(
@@ -86,7 +110,7 @@ def trace_model(model, inputs=None, **kwargs):
         ) from error
 
 
-def _check_ranks(model, specs):
+def _check_ranks(model: keras.Model, specs: Any) -> None:
     """Keras lets symbolic inputs of a wrong rank pass, and refuses the arrays later on.
 
     Raises:
@@ -107,7 +131,7 @@ def _check_ranks(model, specs):
             )
 
 
-def _own_specs(model):
+def _own_specs(model: keras.Model) -> Any:
     graph_inputs = getattr(model, "inputs", None)
     if graph_inputs:
         # Functional models take the structure they were made of; Sequential takes one tensor.

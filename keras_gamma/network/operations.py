@@ -7,7 +7,7 @@ says all there is to know. What is in neither table is opened; what cannot be op
 
 import keras
 
-from keras_gamma._keras import names as _keras
+from keras_gamma._keras import layers as _keras
 from keras_gamma.network.graph import Kind
 
 
@@ -52,10 +52,10 @@ _NONLINEAR = _names(
     "Angle Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh Cbrt Celu Clip Corrcoef Cos Cosh "
     "Cumprod Det Elu Erf Erfc Erfinv Exp Exp2 Expm1 Fmod Gelu Glu HSVToRGB HardShrink "
     "HardSigmoid HardSilu HardTanh I0 Ldexp Log Log10 Log1p Log2 LogSigmoid Logaddexp Logaddexp2 "
-    "Logdet Logsumexp Mish Mod Moments Nanprod Nanstd Nanvar Nancumprod Nextafter Polar Power "
+    "Logdet Logsumexp Mish Mod Moments Nanprod Nanvar Nancumprod Nextafter Polar Power "
     "Prod RGBToHSV Reciprocal Relu6 Rsqrt SegmentProd Selu Sigmoid Silu Sin Sinc Sinh Slogdet "
     "SoftShrink Softplus Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus Tan TanhShrink "
-    "Tanh Threshold Vander Var Vdot Floor Ceil Round Trunc CDist Cholesky CholeskyInverse Eig "
+    "Tanh Threshold Vander Var Floor Ceil Round Trunc CDist Cholesky CholeskyInverse Eig "
     "Eigh Inv Lstsq LuFactor Pinv Qr SVD Solve SolveTriangular FakeQuantWithMinMaxVars SSIM PSNR "
     "BinaryCrossentropy CategoricalCrossentropy SparseCategoricalCrossentropy CTCLoss"
 )
@@ -225,6 +225,12 @@ _POWERS = {
 # Up to where it cuts off: `maximum(norm, ε)`.
 _CUT = _names("Clip Maximum Minimum")
 _QUOTIENTS = _names("Divide TrueDivide DivideNoNan")
+
+
+def inverts(args, data):
+    """Whether a product of `data` with a constant is `constant / data`, if it is a quotient."""
+    constant_first = len(args) == 2 and not isinstance(args[0], keras.KerasTensor)
+    return constant_first and len(data) == 1 and args[1] is data[0]
 
 
 def divides(operation):

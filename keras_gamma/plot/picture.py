@@ -7,7 +7,7 @@ from pathlib import Path
 
 from keras_gamma.decay.decoupled import DecayEntry, DecayPlan
 from keras_gamma.decay.plan import GammaPlan
-from keras_gamma.network.inputs import trace_model
+from keras_gamma.network.inputs import trace
 from keras_gamma.plot import drawing
 from keras_gamma.plot.layout import lay_out
 from keras_gamma.plot.page import make_page
@@ -59,13 +59,13 @@ def plot_roles(model, to_file="roles.png", *, plan=None, inputs=None):
         raise ImportError("plot_roles needs matplotlib: pip install matplotlib.")
     if plan is not None and not isinstance(plan, (GammaPlan, DecayPlan)):
         raise TypeError(f"`plan` must be a GammaPlan or a DecayPlan. Received: {plan!r}")
-    report = find_roles(model, inputs)
-    trace = trace_model(model, inputs)
-    layout = lay_out(trace.graph, _weighted(trace))
-    verdicts = classify(trace.graph)
-    calls = [call for call in trace.calls if call.entry.variable(call.layer) is not None]
+    network = trace(model, inputs)
+    report = find_roles(network)
+    layout = lay_out(network.graph, _weighted(network))
+    verdicts = network.derive(classify)
+    calls = [call for call in network.calls if call.entry.variable(call.layer) is not None]
     roles = {call.node: verdicts[call.node].role for call in calls}
-    title = f"{model.name}: {len(report)} γ"
+    title = f"{network.model.name}: {len(report)} γ"
     if kind == "html":
         svg = drawing.draw(layout, roles, title, "svg")
         rows = _rows(report, calls, plan)
@@ -79,9 +79,9 @@ def plot_roles(model, to_file="roles.png", *, plan=None, inputs=None):
     return path
 
 
-def _weighted(trace):
+def _weighted(network):
     """Nodes in whose making a weight takes part."""
-    return {n for step in trace.steps if step.is_weighted for n in step.numbers if n is not None}
+    return {n for step in network.steps if step.is_weighted for n in step.numbers if n is not None}
 
 
 def _rows(report, calls, plan):

@@ -9,7 +9,7 @@ import keras
 
 from keras_gamma._keras import names as _keras
 from keras_gamma.network import normalizations
-from keras_gamma.network.inputs import trace_model
+from keras_gamma.network.inputs import trace
 from keras_gamma.report.base import Report
 from keras_gamma.report.columns import Column
 from keras_gamma.roles.classification import Role, Verdict, classify
@@ -104,7 +104,8 @@ def find_roles(model, inputs=None):
     al. (arXiv:2205.07260).
 
     Args:
-        model: a `keras.Model`: Functional, Sequential, subclassed, or nested.
+        model: a `keras.Model`: Functional, Sequential, subclassed, or nested; or its
+            `keras_gamma.network.Network`, which is not traced again.
         inputs: what `model` is called with, where it does not know its own inputs (a subclassed
             model). A shape with the batch dimension first, a `keras.KerasTensor`, an array,
             or a list, tuple or dict of these.
@@ -130,22 +131,22 @@ def find_roles(model, inputs=None):
 
     - [Kim et al., 2022](https://arxiv.org/abs/2205.07260)
     """
-    trace = trace_model(model, inputs)
-    verdicts = classify(trace.graph)
+    network = trace(model, inputs)
+    verdicts = network.derive(classify)
     found: dict = {}  # id(variable) -> (layer, entry, verdicts of its calls)
-    for call in trace.calls:
+    for call in network.calls:
         variable = call.entry.variable(call.layer)
         if variable is not None:
             found.setdefault(id(variable), (call.layer, call.entry, []))[2].append(
                 verdicts[call.node]
             )
     notes: list[Note] = []
-    for layer in _keras.flatten_layers(model):
-        _add_unseen(layer, trace, found, notes)
+    for layer in _keras.flatten_layers(network.model):
+        _add_unseen(layer, network, found, notes)
     return RoleReport(_entries(found), notes)
 
 
-def _add_unseen(layer, trace, found, notes):
+def _add_unseen(layer, network, found, notes):
     """Total coverage: whatever may hold a γ gets an entry or a note."""
     path = layer.path or layer.name
     if normalizations.is_layer_scale(layer):
@@ -155,7 +156,7 @@ def _add_unseen(layer, trace, found, notes):
         return
     entry = normalizations.registered(layer)
     if entry is None and normalizations.looks_like_normalization(layer):
-        if id(layer) in trace.rejected:
+        if id(layer) in network.rejected:
             if re.search("norm", type(layer).__name__, re.IGNORECASE):
                 reason = (
                     f"{type(layer).__name__} does not behave as a normalization when it is run "
@@ -172,7 +173,7 @@ def _add_unseen(layer, trace, found, notes):
         notes.append(Note(path, layer, entry.kind, reason))
         return
     if id(variable) not in found:
-        cause = trace.opaque.get(id(layer))
+        cause = network.opaque.get(id(layer))
         reason = (
             f"It is in a part that the walker cannot see into: {cause}"
             if cause

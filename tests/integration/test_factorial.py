@@ -1,16 +1,12 @@
 """The factorial experiment: its engine is `model.fit`, and its statistics are right."""
 
-import itertools
-
 import keras
 import numpy as np
 import pytest
-from scipy import stats
 
 import keras_gamma
 from examples.core.decay import decay_kernels
-from examples.experiments import factorial_engine, factorial_statistics
-from examples.experiments.factorial_statistics import Design, Hypothesis
+from examples.experiments import factorial_engine
 from examples.models.resnet import build_model
 
 
@@ -83,67 +79,3 @@ def test_ratios_are_those_of_the_library(engine):
     np.testing.assert_allclose(engine.branch_ratios(images), theirs, rtol=1e-3)
     for now, before in zip(engine.model.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(now, before)
-
-
-def test_effects_are_those_that_the_numbers_were_made_of():
-    random = np.random.default_rng(0)
-    results = {}
-    for seed in range(5):
-        block = random.normal()
-        for bits in itertools.product("01", repeat=3):
-            a, b, c = map(int, bits)
-            results[seed, "".join(bits)] = block + 2 * a - b + 0.5 * a * c
-    results[9, "000"] = 1.0  # A seed that was interrupted.
-    design = Design.of(("a", "b", "c"), results)
-    assert design.seeds == (0, 1, 2, 3, 4)
-    # c is on in half of the arms: its product with a adds half of 0.5 to the effect of either.
-    np.testing.assert_allclose(design.effect("a"), 2.25)
-    np.testing.assert_allclose(design.effect("b"), -1.0)
-    np.testing.assert_allclose(design.effect("c"), 0.25)
-    np.testing.assert_allclose(design.effect("a", "c"), 0.25)
-    np.testing.assert_allclose(design.effect("a", "b"), 0.0, atol=1e-12)
-    np.testing.assert_allclose(design.difference("101", "000"), 2.5)
-    assert design.only([3, 1]).values.shape == (2, 2, 2, 2)
-
-
-def test_an_equivalence_is_two_t_tests():
-    values = np.array([0.05, 0.2, -0.1, 0.12, 0.08, 0.02])
-    # The interval of 90 % touches the margin where p is 0.05.
-    low, high = stats.t.interval(0.9, 5, values.mean(), stats.sem(values))
-    assert factorial_statistics.equivalence(values, high) == pytest.approx(0.05)
-    assert factorial_statistics.equivalence(-values, high) == pytest.approx(0.05)
-    assert low > -high
-
-
-@pytest.mark.parametrize(
-    ("values", "sign", "expected"),
-    [
-        ([1.0, 1.1, 0.9, 1.05], 1, "holds"),
-        ([1.0, 1.1, 0.9, 1.05], -1, "refuted"),
-        ([0.1, 0.11, 0.09, 0.105], 1, "holds, but equivalent to nothing within 0.3"),
-        ([0.01, -0.02, 0.015, 0.0], 1, "equivalent to nothing within 0.3"),
-        ([2.0, -2.0, 1.0, -1.5], 1, "cannot be told"),
-        ([2.0], 1, "not reached"),
-    ],
-)
-def test_verdicts(values, sign, expected):
-    found = factorial_statistics.judge_family([Hypothesis("", sign, np.array(values))])
-    assert found[0].text == expected
-
-
-def test_families_are_corrected():
-    one = Hypothesis("", 1, np.array([0.5, 0.1, 0.9, 0.7]))
-    alone = factorial_statistics.judge_family([one])[0]
-    among = factorial_statistics.judge_family([one] * 4)[0]
-    assert alone.text == "holds"
-    assert among.p == pytest.approx(min(1, 4 * alone.p))
-    assert among.text == "cannot be told"
-
-
-def test_power_is_what_simulation_says():
-    random = np.random.default_rng(1)
-    effect = factorial_statistics.detectable(0.5, 12)
-    drawn = random.normal(effect, 0.5, (4000, 12))
-    found = stats.ttest_1samp(drawn, 0.0, axis=1).pvalue < 0.05
-    assert np.mean(found) == pytest.approx(0.8, abs=0.03)
-    assert factorial_statistics.half_width(0.5, 1) == np.inf

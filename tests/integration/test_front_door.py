@@ -15,8 +15,8 @@ PACKAGE = pathlib.Path(keras_gamma.__file__).parent
 STUBS = sorted(PACKAGE.rglob("__init__.pyi"))
 FRONT = (
     "DecayPlan GammaPlan Guidelines Role apply_guidelines audit callbacks distributed_fit dynamics "
-    "exclude_from_weight_decay find_roles load_model optimizers plan_weight_decay plot_roles "
-    "register_normalization units verify"
+    "exclude_from_weight_decay find_roles load_model network optimizers plan_weight_decay "
+    "plot_roles register_normalization units verify"
 ).split()
 
 

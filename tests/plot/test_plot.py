@@ -14,7 +14,7 @@ from keras import layers
 
 import keras_gamma
 from keras_gamma.network.graph import Graph, Kind, Node
-from keras_gamma.network.inputs import trace_model
+from keras_gamma.network.inputs import trace
 from keras_gamma.plot import drawing
 from keras_gamma.plot.layout import BOX, LANE, lay_out
 from tests.models.role_models import CASES
@@ -52,9 +52,9 @@ ROLES = {
 
 
 def layout_of(model, inputs=None):
-    trace = trace_model(model, inputs)
-    weighted = {n for s in trace.steps if s.is_weighted for n in s.numbers if n is not None}
-    return lay_out(trace.graph, weighted), trace.graph
+    network = trace(model, inputs)
+    weighted = {n for s in network.steps if s.is_weighted for n in s.numbers if n is not None}
+    return lay_out(network.graph, weighted), network.graph
 
 
 # Where things are -----------------------------------------------------------------------------

@@ -1,0 +1,175 @@
+"""Symbolic calls, sent to a handler of ours for the time of a trace.
+
+While keras_gamma is only imported Keras is untouched; a trace replaces the names below, and puts
+back exactly what was there: a name that a class inherited is deleted, not set.
+
+Private names used here, and why there is no public way:
+
+* `Operation.symbolic_call`, `Layer.symbolic_call`, `keras.src.layers.layer.Node`: the three
+  places through which Keras infers shapes and records nodes on symbolic calls. Replaced so that a
+  composite layer is opened instead of being run, and no node is recorded on the user's layers.
+* `Layer._maybe_build`: a layer that builds itself calls its parts on symbolic tensors of its own;
+  those calls are Keras'.
+* `Layer.__call__` (public) is replaced to leave out what it does around a simple layer's `call`,
+  `Layer.add_loss` (public) because Keras takes no symbolic loss, and the operators of
+  `keras.Variable` (public) because `variable * x` goes straight to the backend.
+"""
+
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import keras
+from keras.src.layers import layer as _layer_module
+from keras.src.ops.operation import Operation
+
+_OPERATORS = tuple(
+    f"__{side}{name}__"
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+    for side in ("", "r")
+)
+
+
+class Handler(Protocol):
+    """Who receives the symbolic calls.
+
+    Attributes:
+        paused: bool; while it is true the calls are Keras' own again.
+    """
+
+    paused: bool
+
+    def __call__(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The outputs of `operation`, called on symbolic tensors."""
+
+    def knows(self, layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the call needs nothing of what `Layer.__call__` does around it."""
+
+
+# A new thread starts with an empty context: its calls are Keras', whatever another one traces.
+_handler: contextvars.ContextVar[Handler | None] = contextvars.ContextVar("handler", default=None)
+# What is replaced is global, so that two traces in two threads take turns.
+_lock = threading.RLock()
+_ABSENT = object()
+
+
+def _active() -> Handler | None:
+    handler = _handler.get()
+    return None if handler is None or handler.paused else handler
+
+
+@contextlib.contextmanager
+def intercept_symbolic_calls(handler: Handler) -> Iterator[None]:
+    """Sends every symbolic call of this context to `handler(operation, args, kwargs)`.
+
+    While it is active no `Node` is recorded for the calls of this context; other threads are
+    served as before. Where `handler.knows(layer, args, kwargs)`, `Layer.__call__` is left out, too,
+    and so are the keywords: on small layers it takes several times as long as everything else.
+    """
+    stack = contextlib.ExitStack()
+    # Closed twice, for an interrupt may come between any two lines: between the end of the trace
+    # and the first line that puts back, for one.
+    try:
+        try:
+            stack.enter_context(_lock)
+            _replace(stack)
+            stack.callback(_handler.set, _handler.get())
+            _handler.set(handler)
+            yield
+        finally:
+            stack.close()
+    finally:
+        stack.close()
+
+
+def _replace(stack: contextlib.ExitStack) -> None:
+    for owner, name, make in _PATCHES:
+        # What is put back is settled before anything is replaced; and it is put back twice, for
+        # one of the two may be interrupted itself.
+        found = vars(owner).get(name, _ABSENT)
+        stack.callback(_put_back, owner, name, found)
+        stack.callback(_put_back, owner, name, found)
+        setattr(owner, name, make(getattr(owner, name)))
+
+
+def _put_back(owner: Any, name: str, value: object) -> None:
+    if value is not _ABSENT:
+        setattr(owner, name, value)
+    elif name in vars(owner):
+        delattr(owner, name)
+
+
+def _symbolic_call(original: Callable[..., Any]) -> Callable[..., Any]:
+    def symbolic_call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        handler = _active()
+        return original(self, *args, **kwargs) if handler is None else handler(self, args, kwargs)
+
+    return symbolic_call
+
+
+def _layer_call(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        handler = _active()
+        if handler is not None and handler.knows(self, args, kwargs):
+            return handler(self, args, {})
+        return original(self, *args, **kwargs)
+
+    return call
+
+
+def _node(original: Callable[..., Any]) -> Callable[..., Any]:
+    def record(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs) if _active() is None else None
+
+    return record
+
+
+def _add_loss(original: Callable[..., Any]) -> Callable[..., Any]:
+    def add_loss(self: Any, loss: Any) -> None:
+        # A trace has no use for a loss (a router's, say).
+        if _active() is None:
+            original(self, loss)
+
+    return add_loss
+
+
+def _maybe_build(original: Callable[..., Any]) -> Callable[..., Any]:
+    def maybe_build(self: Any, *args: Any, **kwargs: Any) -> Any:
+        handler = _active()
+        if handler is None or self.built:
+            return original(self, *args, **kwargs)
+        handler.paused = True
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            handler.paused = False
+
+    return maybe_build
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    reflected = f"__{name[3:]}" if name.startswith("__r") else f"__r{name[2:]}"
+
+    def patch(original: Callable[..., Any]) -> Callable[..., Any]:
+        def compute(self: Any, other: Any) -> Any:
+            if isinstance(other, keras.KerasTensor) and _active() is not None:
+                return getattr(other, reflected)(self)
+            return original(self, other)
+
+        return compute
+
+    return patch
+
+
+# What is replaced: where, its name, and a function from what is there to what stands in for it.
+_PATCHES: tuple[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]], ...] = (
+    *((keras.Variable, name, _operator(name)) for name in _OPERATORS),
+    (keras.Layer, "add_loss", _add_loss),
+    (Operation, "symbolic_call", _symbolic_call),
+    (keras.Layer, "symbolic_call", _symbolic_call),
+    (keras.Layer, "_maybe_build", _maybe_build),
+    (keras.Layer, "__call__", _layer_call),
+    (_layer_module, "Node", _node),
+)

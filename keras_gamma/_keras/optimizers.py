@@ -1,0 +1,134 @@
+"""Optimizers: their exclude lists, their decay, and how gradients are added over replicas.
+
+Private names used here, and why there is no public way:
+
+* `Optimizer._apply_weight_decay`, `_use_weight_decay`, `_exclude_from_weight_decay`,
+  `_exclude_from_weight_decay_pattern`, `_trainable_variables`: Keras' exclude list can be
+  replaced, but neither read nor extended, and knows no strength per variable.
+* `Variable._path`, `Optimizer._var_key`: to try an optimizer on small stand-ins for variables.
+* `Optimizer._all_reduce_sum_gradients`: under `tf.distribute`, Keras adds the replicas' gradients
+  up only after each replica has clipped its own, and has looked for overflow in its own.
+"""
+
+import contextlib
+
+import keras
+
+
+def is_decayed(optimizer, variable):
+    """What `optimizer` itself says: whether its weight decay acts on `variable`."""
+    return bool(optimizer._use_weight_decay(_as_in_a_step(variable)))
+
+
+def _as_in_a_step(variable):
+    """What an optimizer's step matches its name patterns against: on TensorFlow, the raw variable.
+
+    Keras' is called `gamma`, TensorFlow's `bn/gamma:0`.
+    """
+    raw = keras.backend.backend() == "tensorflow" and isinstance(variable, keras.Variable)
+    return variable.value if raw else variable
+
+
+def exclude(optimizer, variables):
+    """Adds `variables` to an optimizer's exclude list, and keeps what is on it.
+
+    `Optimizer.exclude_from_weight_decay` replaces the list, and refuses (in vain: it asks for a
+    name that is never set) once the optimizer is built.
+    """
+    before: set = getattr(optimizer, "_exclude_from_weight_decay", set())
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    names = None if pattern is None else [pattern.pattern]
+    optimizer.exclude_from_weight_decay(var_list=list(variables), var_names=names)
+    optimizer._exclude_from_weight_decay = before | optimizer._exclude_from_weight_decay
+
+
+def variables_of(optimizer):
+    """The variables that a built optimizer updates."""
+    return list(optimizer._trainable_variables)
+
+
+def path_of(optimizer, variable):
+    """The path of a Keras variable, or of the one behind a backend's own."""
+    if isinstance(variable, keras.Variable):
+        return variable.path
+    return next(v.path for v in optimizer._trainable_variables if v.value is variable)
+
+
+def stand_in(variable, shape, value):
+    """A new variable of another shape that has the name and path of `variable`."""
+    new = keras.Variable(
+        keras.ops.full(shape, value, dtype="float32"), trainable=True, name=variable.name
+    )
+    new._path = variable.path
+    return new
+
+
+def copy_exclusions(source, target, pairs):
+    """Excludes on `target` what `source` excludes; `pairs` are of their variables."""
+    pairs = list(pairs)
+    cache = getattr(source, "_exclude_from_weight_decay_cache", None)
+    before = None if cache is None else dict(cache)
+    spared = [new for old, new in pairs if not is_decayed(source, old)]
+    if before is None:
+        vars(source).pop("_exclude_from_weight_decay_cache", None)
+    else:
+        source._exclude_from_weight_decay_cache = before
+    if spared:
+        target.exclude_from_weight_decay(var_list=spared)
+
+
+class WeightDecayHook:
+    """Mixin for the front of a Keras optimizer: `decay_variables` in place of its weight decay."""
+
+    weight_decay: float | None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+    def build(self, variables):
+        super().build(variables)  # type: ignore[misc]
+
+    def get_config(self):
+        return super().get_config()  # type: ignore[misc]
+
+    def _apply_weight_decay(self, variables):
+        if self.weight_decay is None and getattr(self, "adam_weight_decay", None) is None:
+            return
+        self.decay_variables(variables, super()._apply_weight_decay)  # type: ignore[misc]
+
+    def decay_variables(self, variables, keras_decay):
+        """Decays `variables`; `keras_decay` does it in Keras' own way, all alike."""
+        keras_decay(variables)
+
+
+@contextlib.contextmanager
+def gradients_added_first(optimizer, add):
+    """Lets a TensorFlow optimizer add up the gradients of all replicas before it does anything.
+
+    Keras clips the gradient of each replica by itself, so that the effect of `global_clipnorm`
+    depends on the number of replicas, and a `LossScaleOptimizer` asks the first replica alone
+    whether there was an overflow. An optimizer that holds several others is left as it is.
+
+    Args:
+        optimizer: an optimizer; as it was afterwards.
+        add: function that takes a list of gradients, and returns their sums over the replicas.
+    """
+    inner = optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = optimizer.inner_optimizer
+    parts = keras.tree.flatten(list(vars(inner).values()))
+    if any(isinstance(part, keras.optimizers.Optimizer) for part in parts):
+        yield
+        return
+    apply = optimizer.apply
+
+    def apply_sum(grads, trainable_variables=None):
+        sums = iter(add([grad for grad in grads if grad is not None]))
+        return apply([grad if grad is None else next(sums) for grad in grads], trainable_variables)
+
+    optimizer.apply = apply_sum
+    inner._all_reduce_sum_gradients = list  # They are sums already.
+    try:
+        yield
+    finally:
+        del optimizer.apply, inner._all_reduce_sum_gradients

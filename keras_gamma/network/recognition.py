@@ -1,0 +1,53 @@
+"""Which calls of a trace are normalizations: layers, and operations with a gain of their own."""
+
+import inspect
+from typing import Any
+
+import keras
+
+from keras_gamma.network import normalizations
+from keras_gamma.network.normalizations import Normalization
+from keras_gamma.network.symbols import symbols_in
+
+
+class Recognition:
+    """Looks layers up in the registry, and probes those that nobody registered, once each.
+
+    Attributes:
+        rejected: ids of layers that look like normalizations but do not behave as one.
+    """
+
+    def __init__(self) -> None:
+        self.rejected: set[int] = set()
+        self._entries: dict[int, Normalization | None] = {}
+
+    def entry(
+        self, layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Normalization | None:
+        """The entry of `layer`, called so, or `None` if it is no normalization."""
+        if id(layer) not in self._entries:
+            entry = normalizations.registered(layer)
+            if entry is None and normalizations.may_be_normalization(layer):
+                tensors = symbols_in((args, kwargs))
+                if len(tensors) == 1:
+                    entry = normalizations.probe(layer, tensors[0].shape)
+                    if entry is None:
+                        self.rejected.add(id(layer))
+            self._entries[id(layer)] = entry
+        return self._entries[id(layer)]
+
+
+def entry_of_operation(
+    operation: keras.Operation,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    layer: keras.Layer,
+) -> Normalization | None:
+    """`ops.layer_normalization(x, self.gain)` in the `call` of `layer`: a γ like any other."""
+    given = inspect.signature(operation.call).bind(*args, **kwargs).arguments
+    scale = given.get("gamma", given.get("scale"))
+    for name, variable in normalizations.own_variables(layer).items():
+        if variable is scale:
+            kind = type(operation).__name__.lower().removesuffix("norm")
+            return Normalization(kind, scale=name)
+    return None

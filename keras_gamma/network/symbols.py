@@ -1,0 +1,52 @@
+"""Symbolic tensors: making them, and finding them in what a call takes and returns."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+from keras import tree
+
+
+def symbol(shape: Sequence[int | None], dtype: str) -> keras.KerasTensor:
+    """A new symbolic tensor."""
+    # Keras takes as long to make up a name as for all the rest.
+    return keras.KerasTensor(shape, dtype=dtype, name="traced")
+
+
+def symbols_in(structure: Any) -> list[keras.KerasTensor]:
+    """The symbolic tensors of a structure, in order."""
+    # The two cases that are most frequent: a tensor, and `((tensor,), {})`.
+    if isinstance(structure, keras.KerasTensor):
+        return [structure]
+    if type(structure) is tuple and len(structure) == 2 and type(structure[1]) is dict:
+        args, kwargs = structure
+        if (
+            not kwargs
+            and type(args) is tuple
+            and len(args) == 1
+            and isinstance(args[0], keras.KerasTensor)
+        ):
+            return [args[0]]
+    return [t for t in tree.flatten(structure) if isinstance(t, keras.KerasTensor)]
+
+
+def known(numbers: Iterable[int | None]) -> list[int]:
+    """The numbers without `None`s."""
+    return [n for n in numbers if n is not None]
+
+
+def have_same_shape(tensors: Sequence[keras.KerasTensor]) -> bool:
+    """Whether the shapes agree; a dimension that Keras could not infer agrees with any."""
+    shapes = [t.shape for t in tensors]
+    if len({len(shape) for shape in shapes}) != 1:
+        return False
+    return all(len({d for d in dims if d is not None}) < 2 for dims in zip(*shapes, strict=True))
+
+
+def are_two_alike(args: tuple[Any, ...]) -> bool:
+    """Whether a layer is called on a pair of tensors of one shape and dtype."""
+    if len(args) != 1 or not isinstance(args[0], (list, tuple)) or len(args[0]) != 2:
+        return False
+    a, b = args[0]
+    both = isinstance(a, keras.KerasTensor) and isinstance(b, keras.KerasTensor)
+    return both and a.shape == b.shape and a.dtype == b.dtype
