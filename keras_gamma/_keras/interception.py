@@ -44,8 +44,14 @@ class Handler(Protocol):
     def __call__(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The outputs of `operation`, called on symbolic tensors."""
 
-    def knows(self, layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether the call needs nothing of what `Layer.__call__` does around it."""
+    def enter(
+        self,
+        layer: keras.Layer,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        call: Callable[..., Any],
+    ) -> Any:
+        """The outputs of `layer(*args, **kwargs)`, which is `call(layer, *args, **kwargs)`."""
 
 
 # A new thread starts with an empty context: its calls are Keras', whatever another one traces.
@@ -65,8 +71,9 @@ def intercept_symbolic_calls(handler: Handler) -> Iterator[None]:
     """Sends every symbolic call of this context to `handler(operation, args, kwargs)`.
 
     While it is active no `Node` is recorded for the calls of this context; other threads are
-    served as before. Where `handler.knows(layer, args, kwargs)`, `Layer.__call__` is left out, too,
-    and so are the keywords: on small layers it takes several times as long as everything else.
+    served as before. `handler.enter(layer, args, kwargs, call)` receives every call of
+    a layer, before `Layer.__call__` is run: on small layers that takes several times as long as
+    everything else.
     """
     stack = contextlib.ExitStack()
     # Closed twice, for an interrupt may come between any two lines: between the end of the trace
@@ -112,9 +119,9 @@ def _symbolic_call(original: Callable[..., Any]) -> Callable[..., Any]:
 def _layer_call(original: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         handler = _active()
-        if handler is not None and handler.knows(self, args, kwargs):
-            return handler(self, args, {})
-        return original(self, *args, **kwargs)
+        if handler is None:
+            return original(self, *args, **kwargs)
+        return handler.enter(self, args, kwargs, original)
 
     return call
 

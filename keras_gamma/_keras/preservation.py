@@ -5,12 +5,15 @@ Private names used here, and why there is no public way:
 * `keras.src.backend.common.global_state`: the counters behind automatic names, so that a trace
   does not change the names of layers that are made after it.
 * `Layer._losses`, `Layer._loss_ids`: the losses of the last eager call, to be put back.
+* `keras.src.utils.tracking.Tracker`: a layer's record of what it holds, to be put back after a
+  build that failed.
 """
 
 import contextlib
 import operator
 
 from keras.src.backend.common import global_state
+from keras.src.utils.tracking import Tracker
 
 _AUTO_NAMES = "object_name_uids"
 
@@ -68,3 +71,56 @@ def _restore(collections):
 def _loss_collections(layer):
     """What `add_loss` gathered on a layer in its last call; every call clears it in place."""
     return [layer._losses, layer._loss_ids]
+
+
+@contextlib.contextmanager
+def restore_on_error(layers):
+    """Restores the attributes of unbuilt `layers` if an exception passes through.
+
+    Building changes more than a trace may leave behind: a `Sequential` that fails to build keeps an
+    input layer, and layers in front of the failure keep their weights.
+    """
+    saved = [(layer, _content(vars(layer))) for layer in layers if not layer.built]
+    try:
+        yield
+    except BaseException:
+        for layer, before in saved:
+            now = vars(layer)
+            for name in [name for name in now if name not in before]:
+                del now[name]
+            for name, (value, refill) in before.items():
+                now[name] = value
+                if refill is not None:
+                    refill()
+        raise
+
+
+def _content(attributes):
+    """Attribute -> its value, and what puts back what the value holds, if it is a collection."""
+    return {name: (value, _refilling(value)) for name, value in attributes.items()}
+
+
+def _refilling(value):
+    """A function that gives a collection, or a layer's tracker, what it holds now; or `None`."""
+    if isinstance(value, Tracker):
+        # It knows by ids of its own what is tracked, and in which lists.
+        collections = [*value.stored_ids.values(), *(store for _, store in value.config.values())]
+        refills = [_refilling(collection) for collection in collections]
+        locked, message = value.locked, value._lock_violation_msg
+
+        def refill():
+            for each in refills:
+                each()
+            value.locked, value._lock_violation_msg = locked, message
+
+        return refill
+    for kind, clear, fill in (
+        (list, list.clear, list.extend),
+        (dict, dict.clear, dict.update),
+        (set, set.clear, set.update),
+    ):
+        if isinstance(value, kind):
+            copy = kind(value)
+            # Past what Keras' own collections do when something is added.
+            return lambda: (clear(value), fill(value, copy))
+    return None

@@ -45,4 +45,6 @@ def takes_weights(operation: Any, args: Any, kwargs: Any) -> bool:
     """Whether a weight of the model takes part in a call."""
     if isinstance(operation, keras.Layer) and operation.weights:
         return True
+    if getattr(operation, "is_weighted", False):  # of a backend's graph
+        return True
     return any(isinstance(leaf, keras.Variable) for leaf in tree.flatten((args, kwargs)))

@@ -6,7 +6,9 @@ import keras
 
 from keras_gamma.network.causes import TraceError
 from keras_gamma.network.network import Network
-from keras_gamma.network.tracing import BATCH, trace_on
+from keras_gamma.network.normalizations import holds_one
+from keras_gamma.network.parts import has_call, inputs_of, submodels
+from keras_gamma.network.tracing import BATCH, Part, trace_on
 
 _EXPECTED = (
     "`inputs` takes a shape with the batch dimension first, such as (None, 32, 32, 3), a "
@@ -63,10 +65,12 @@ def trace(model: keras.Model | Network, inputs: Any = None, *, batch: int = BATC
     not built yet is built, as its first call would do.
 
     Args:
-        model: a `keras.Model`. A `Network` is returned as it is.
+        model: a `keras.Model`. One without a `call` (that has a `train_step` of its own) is traced
+            sub-model by sub-model. A `Network` is returned as it is.
         inputs: what `model` is called with, where it does not know its own inputs (a subclassed
             model). A shape with the batch dimension first, a `keras.KerasTensor`, an array,
-            or a list, tuple or dict of these.
+            or a list, tuple or dict of these. For a model without a `call`: a dict from the names
+            of its sub-models to what they are called with.
         batch: integer, the batch size of the trace where `inputs` leave it open.
 
     Returns:
@@ -96,11 +100,15 @@ def trace(model: keras.Model | Network, inputs: Any = None, *, batch: int = BATC
             f"Received: {model!r} (of type {type(model).__module__}.{type(model).__qualname__}). "
             "A single layer can be wrapped: keras.Sequential([keras.Input(shape), layer])."
         )
-    specs = _own_specs(model) if inputs is None else specs_from(inputs)
-    if inputs is not None:
-        _check_ranks(model, specs)
+    if has_call(model):
+        specs = own_specs(model) if inputs is None else specs_from(inputs)
+        if inputs is not None:
+            _check_ranks(model, specs)
+        parts = [Part(model, specs)]
+    else:
+        parts = _parts_of(model, inputs)
     try:
-        return trace_on(model, specs, batch)
+        return trace_on(model, parts, batch)
     except TraceError as error:
         given = "its own input specs" if inputs is None else f"inputs={inputs!r}"
         raise ValueError(
@@ -131,7 +139,51 @@ def _check_ranks(model: keras.Model, specs: Any) -> None:
             )
 
 
-def _own_specs(model: keras.Model) -> Any:
+def _parts_of(model: keras.Model, inputs: Any) -> list[Part]:
+    """The sub-models of a model without a `call`, each with its inputs."""
+    layers = submodels(model)
+    if inputs is not None and not (isinstance(inputs, dict) and set(inputs) & _names(layers)):
+        raise ValueError(
+            f"Model {model.name!r} ({type(model).__name__}) has no `call`: its sub-models are "
+            f"looked at one by one. Pass `inputs` as a dict with the names of those that do not "
+            f"know their own, of {_listed(layers)}. Received: inputs={inputs!r}"
+        )
+    unknown = sorted(set(inputs or ()) - _names(layers))
+    if unknown:
+        raise ValueError(
+            f"`inputs` names {unknown}, but the sub-models of model {model.name!r} are "
+            f"{_listed(layers)}."
+        )
+    parts, missing = [], []
+    for name, layer in layers.items():
+        given = inputs_of(name, layer, inputs)
+        try:
+            parts.append(Part(layer, own_specs(layer) if given is None else specs_from(given)))
+        except ValueError:
+            if given is not None:
+                raise
+            missing.append(name)
+    holding = [name for name in missing if not layers[name].built or holds_one(layers[name])]
+    if holding or not parts:
+        example = ", ".join(f"{name!r}: (None, 32, 32, 3)" for name in holding)
+        raise ValueError(
+            f"Model {model.name!r} ({type(model).__name__}) has no `call`: its sub-models are "
+            f"looked at one by one: {_listed(layers) or 'it has none'}. What "
+            f"{', '.join(map(repr, holding)) or 'they'} take is not known. Pass a dict with it, "
+            f"such as inputs={{{example}}}, or pass a sub-model instead."
+        )
+    return parts
+
+
+def _names(layers: dict[str, keras.Layer]) -> set[str]:
+    return {*layers, *(layer.name for layer in layers.values())}
+
+
+def _listed(layers: dict[str, keras.Layer]) -> str:
+    return ", ".join(f"{name!r} ({type(layer).__name__})" for name, layer in layers.items())
+
+
+def own_specs(model: keras.Model) -> Any:
     graph_inputs = getattr(model, "inputs", None)
     if graph_inputs:
         # Functional models take the structure they were made of; Sequential takes one tensor.

@@ -136,6 +136,14 @@ def looks_like_normalization(layer):
     return any(name.lstrip("_") in _SCALE_NAMES for name in own_variables(layer))
 
 
+def holds_one(layer):
+    """Whether `layer` is a normalization, or has one inside, as far as that can be seen."""
+    return any(
+        registered(inner) is not None or looks_like_normalization(inner)
+        for inner in _keras.flatten_layers(layer)
+    )
+
+
 def may_be_normalization(layer):
     """Whether `layer` is worth a probe: a leaf that Keras does not document."""
     leaf = not _keras.sublayers(layer) and not isinstance(layer, keras.Model)

@@ -5,13 +5,17 @@ layer is opened, and one for built-in layers that need not be opened, because th
 says all there is to know. What is in neither table is opened; what cannot be opened is opaque.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_gamma._keras import layers as _keras
+from keras_gamma.network.backend_operations import KERAS_NAMES
 from keras_gamma.network.graph import Kind
 
 
-def _names(text):
+def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
@@ -86,25 +90,32 @@ KINDS = {
 }
 
 
-def kind_of_operation(operation):
-    """`Kind` of a Keras operation; `None` if it yields no scale; opaque if it is not known."""
-    if not _keras.is_operation_class_of_keras(operation):
+def name_of(operation: Any) -> str | None:
+    """Keras' name for an operation of its own, or of a backend's graph; `None` for any other."""
+    backend_type = getattr(operation, "type", None)
+    if isinstance(backend_type, str):
+        return KERAS_NAMES.get(backend_type, backend_type)
+    if _keras.is_operation_class_of_keras(operation):
+        return type(operation).__name__
+    return None
+
+
+def kind_of_operation(operation: Any) -> Kind | None:
+    """`Kind` of an operation; `None` if it yields no scale; opaque if it is not known."""
+    name = name_of(operation)
+    if name is None:
         return Kind.OPAQUE
-    name = type(operation).__name__
     if name in _SCALELESS:
         return None
     return KINDS.get(name, Kind.OPAQUE)
 
 
-def is_map(operation):
-    """Whether `operation` runs one function on each slice along the first axis."""
-    return _keras.is_operation_class_of_keras(operation) and type(operation).__name__ in (
-        "Map",
-        "VectorizedMap",
-    )
+def is_unseen(operation: Any) -> bool:
+    """Whether `operation` runs a function of the user's, once or in a loop."""
+    return name_of(operation) in _UNSEEN
 
 
-def is_homogeneous(operation):
+def is_homogeneous(operation: Any) -> bool:
     """Whether a nonlinear operation passes a positive factor through."""
     if isinstance(operation, keras.layers.ReLU):
         return operation.max_value is None and not operation.threshold
@@ -112,17 +123,17 @@ def is_homogeneous(operation):
         return True
     if isinstance(operation, keras.Layer):
         return _activation(operation) in _HOMOGENEOUS_ACTIVATIONS
-    return type(operation).__name__ in _HOMOGENEOUS
+    return name_of(operation) in _HOMOGENEOUS
 
 
-def _layers(text):
+def _layers(text: str) -> tuple[type, ...]:
     # A class that an older or newer Keras lacks is left out: its instances are then opened.
     return tuple(
         getattr(keras.layers, name) for name in text.split() if hasattr(keras.layers, name)
     )
 
 
-def _activations(text):
+def _activations(text: str) -> tuple[Any, ...]:
     return tuple(
         getattr(keras.activations, name)
         for name in text.split()
@@ -175,11 +186,11 @@ _NONLINEAR_ACTIVATIONS = _activations(
 _SOFTMAX_ACTIVATIONS = _activations("softmax log_softmax sparsemax")
 
 
-def _activation(layer):
+def _activation(layer: keras.Layer) -> Any:
     return getattr(layer, "activation", None)
 
 
-def kind_of_layer(layer, closed=False):
+def kind_of_layer(layer: keras.Layer, closed: bool = False) -> Kind | None:
     """`Kind` of a built-in layer that need not be opened, else `None`.
 
     A subclass counts as its built-in parent only if it runs the parent's own `call`.
@@ -205,11 +216,11 @@ def kind_of_layer(layer, closed=False):
     return None
 
 
-def _definer(cls):
+def _definer(cls: type) -> type | None:
     """The nearest class in the tables whose `call` is the one that `cls` runs."""
     for parent in cls.__mro__:
         if parent in _LAYER_KINDS or parent in _ACTIVATED or parent in _OPENED_FIRST:
-            return parent if parent.call is cls.call else None
+            return parent if parent.call is cls.call else None  # type: ignore[attr-defined]
     return None
 
 
@@ -227,18 +238,18 @@ _CUT = _names("Clip Maximum Minimum")
 _QUOTIENTS = _names("Divide TrueDivide DivideNoNan")
 
 
-def inverts(args, data):
+def inverts(args: Sequence[Any], data: Sequence[Any]) -> bool:
     """Whether a product of `data` with a constant is `constant / data`, if it is a quotient."""
     constant_first = len(args) == 2 and not isinstance(args[0], keras.KerasTensor)
     return constant_first and len(data) == 1 and args[1] is data[0]
 
 
-def divides(operation):
+def divides(operation: Any) -> bool:
     """Whether a product is a quotient, of its first operand by its second."""
-    return type(operation).__name__ in _QUOTIENTS
+    return name_of(operation) in _QUOTIENTS
 
 
-def power_of(operation, args):
+def power_of(operation: Any, args: Sequence[Any]) -> float | str | None:
     """How an operation's result depends on the scale of its data.
 
     Returns:
@@ -246,13 +257,13 @@ def power_of(operation, args):
         are added, such as ε, are taken for small); `"product"` or `"quotient"` of two operands; or
         `None` if it does not scale by any power.
     """
-    name = type(operation).__name__
     if isinstance(operation, keras.layers.Add):
         return 1.0
     if isinstance(operation, keras.Layer):
         kind = kind_of_layer(operation)
         scales = kind is Kind.NONLINEAR and is_homogeneous(operation)
         return 1.0 if scales or kind in (Kind.LINEAR, Kind.IDENTITY) else None
+    name = name_of(operation)
     data = [i for i, arg in enumerate(args) if isinstance(arg, keras.KerasTensor)]
     if name in _PRODUCTS:
         if len(data) > 1:

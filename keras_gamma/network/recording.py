@@ -42,6 +42,7 @@ class Recording:
         self.powers: dict[int, float | str | None] = {}
         # id(tensor) -> number of its node, or None for a tensor without a scale (a mask).
         self._number: dict[int, int | None] = {}
+        self._constant: set[int] = set()  # ids of tensors that no input takes part in
         self._alive: list[Any] = []  # Their ids are keys, so they must live as long.
 
     def add_input(self, tensor: keras.KerasTensor, name: str) -> None:
@@ -71,6 +72,15 @@ class Recording:
         """The number of the node that `tensor` is, `None` if it is none."""
         return self._number.get(id(tensor))
 
+    def fix(self, tensor: Any) -> None:
+        """Says that no input takes part in `tensor`: a constant, or a table of weights."""
+        self.assign(tensor, None)
+        self._constant.add(id(tensor))
+
+    def is_constant(self, tensor: Any) -> bool:
+        """Whether no input takes part in `tensor`."""
+        return id(tensor) in self._constant
+
     def has(self, tensor: Any) -> bool:
         """Whether `tensor` was made by an operation that was seen."""
         return id(tensor) in self._number
@@ -99,6 +109,7 @@ class Recording:
             self.powers.pop(number, None)
         for tensor in self._alive[mark.tensors :]:
             self._number.pop(id(tensor), None)
+            self._constant.discard(id(tensor))
         for key in list(self.opaque)[mark.opaque :]:
             del self.opaque[key]
         del self.nodes[mark.nodes :]

@@ -3,13 +3,18 @@
 import contextlib
 import inspect
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_gamma._keras import layers as _layers
 from keras_gamma._keras.interception import intercept_symbolic_calls
-from keras_gamma._keras.preservation import preserve_attributes, preserve_auto_names
+from keras_gamma._keras.preservation import (
+    preserve_attributes,
+    preserve_auto_names,
+    restore_on_error,
+)
 from keras_gamma.network.causes import TraceError, first_sentence
 from keras_gamma.network.graph import Graph
 from keras_gamma.network.network import Network
@@ -22,26 +27,38 @@ _PATIENCE = 2  # sizes that open no more, until size is taken not to be the obst
 BATCH = 2
 
 
-def trace_on(model: keras.Model, specs: Any, batch: int = BATCH) -> Network:
-    """Traces `model` on symbolic inputs.
+class Part(NamedTuple):
+    """What is called in a trace: the model itself, or each sub-model of one without a `call`.
 
     Args:
-        model: a `keras.Layer` or `keras.Model`.
-        specs: a structure of `keras.KerasTensor`; unknown dimensions are filled in.
+        layer: a `keras.Layer` or `keras.Model`.
+        specs: a structure of `keras.KerasTensor`.
+    """
+
+    layer: keras.Layer
+    specs: Any
+
+
+def trace_on(model: keras.Model, parts: Sequence[Part], batch: int = BATCH) -> Network:
+    """Traces `model`, part by part, on symbolic inputs.
+
+    Args:
+        model: a `keras.Model`.
+        parts: what is called, and on what; unknown dimensions are filled in.
         batch: integer, what an unknown batch dimension is filled in with.
 
     Returns:
         A `Network`.
 
     Raises:
-        TraceError: if the model cannot be called on such inputs at all.
+        TraceError: if no part can be called on such inputs at all. The model is as it was.
     """
     best: Network | None = None
     error: TraceError | None = None
     in_vain = 0
-    for concrete in filled_in(specs, batch):
+    for concrete in filled_in([part.specs for part in parts], batch):
         try:
-            found = _trace_once(model, concrete)
+            found = _trace_once(model, list(map(Part, (p.layer for p in parts), concrete)))
         except TraceError as e:
             error = error or e
             continue
@@ -58,24 +75,20 @@ def trace_on(model: keras.Model, specs: Any, batch: int = BATCH) -> Network:
     return best
 
 
-def _trace_once(model: keras.Model, inputs: Any) -> Network:
+def _trace_once(model: keras.Model, parts: Sequence[Part]) -> Network:
     recording = Recording()
-    opener = Opener(recording)
-    for tensor in symbols_in(inputs):
-        recording.add_input(tensor, tensor.name)
-    args, kwargs = _call_arguments(model, inputs)
+    opener = Opener(recording, within=[] if parts[0].layer is model else [model])
+    layers = _layers.flatten_layers(model)
     with contextlib.ExitStack() as stack:
         stack.enter_context(intercept_symbolic_calls(opener))
         stack.enter_context(preserve_auto_names())
-        stack.enter_context(preserve_attributes(_layers.flatten_layers(model)))
+        stack.enter_context(restore_on_error(layers))
+        stack.enter_context(preserve_attributes(layers))
         # Variable updates (running statistics, seeds) stay in this scope and are dropped.
         stack.enter_context(keras.StatelessScope(collect_losses=True))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # Such as Keras' on masks: they concern no user's call.
-        try:
-            outputs = symbols_in(model(*args, **kwargs))
-        except Exception as e:
-            raise TraceError(first_sentence(e)) from e
+        outputs = _call_parts(recording, parts)
     return Network(
         model=model,
         graph=Graph(recording.nodes, known(recording.number_of(t) for t in outputs)),
@@ -88,9 +101,33 @@ def _trace_once(model: keras.Model, inputs: Any) -> Network:
     )
 
 
-def _call_arguments(model: keras.Model, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _call_parts(recording: Recording, parts: Sequence[Part]) -> list[keras.KerasTensor]:
+    """The outputs of all parts; one that cannot be called is closed, if others can."""
+    outputs: list[keras.KerasTensor] = []
+    errors: list[TraceError] = []
+    for layer, specs in parts:
+        mark, inputs = recording.mark(), len(recording.inputs)
+        try:
+            for tensor in symbols_in(specs):
+                recording.add_input(tensor, tensor.name)
+            args, kwargs = _call_arguments(layer, specs)
+            outputs += symbols_in(layer(*args, **kwargs))
+        except Exception as e:
+            cause = first_sentence(e)
+            errors.append(TraceError(cause))
+            errors[-1].__cause__ = e
+            recording.forget_since(mark)
+            del recording.inputs[inputs:]
+            reason = f"{layer.name!r} ({type(layer).__name__}) could not be called: {cause}"
+            recording.close(_layers.flatten_layers(layer), reason)
+    if len(errors) == len(parts):
+        raise errors[0]
+    return outputs
+
+
+def _call_arguments(layer: keras.Layer, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Spreads a structure over the positional arguments of `call` if it takes several."""
-    parameters = list(inspect.signature(model.call).parameters.values())
+    parameters = list(inspect.signature(layer.call).parameters.values())
     kwargs = {"training": False} if any(p.name == "training" for p in parameters) else {}
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p.name for p in parameters if p.default is p.empty and p.kind in positional]

@@ -1,0 +1,120 @@
+"""Raw backend code in a layer's `call`, read from the backend's own graph.
+
+The `call` is run on placeholders. What it does to them is in the graph afterwards, operation by
+operation; where it calls a layer, that layer is opened as ever, on symbolic tensors.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import tree
+
+from keras_gamma._keras import backends
+from keras_gamma.network import operations
+from keras_gamma.network.graph import Kind
+from keras_gamma.network.symbols import symbol, symbols_in
+from keras_gamma.network.writing import Writer
+
+
+class RawCode:
+    """One run of one layer's `call` on tensors of the backend.
+
+    Args:
+        writer: a `Writer`.
+        graph: see `backends.scratch_graph`.
+    """
+
+    def __init__(self, writer: Writer, graph: Any) -> None:
+        self._writer = writer
+        self._graph = graph
+        self._symbols: dict[str, Any] = {}  # name of a tensor of the graph -> what it stands for
+        self._alive: list[Any] = []
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What `function` returns, on symbolic tensors."""
+        args, kwargs = self._to_graph((args, kwargs))
+        with self._graph.entered():
+            outputs = function(*args, **kwargs)
+            return self._to_symbols(outputs)
+
+    def takes_part(self, args: Any, kwargs: Any) -> bool:
+        """Whether a call is made on tensors of this run that follow from its inputs."""
+        leaves = [leaf for leaf in tree.flatten((args, kwargs)) if self._graph.holds(leaf)]
+        return any(isinstance(self._symbol_of(leaf), keras.KerasTensor) for leaf in leaves)
+
+    def call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Calls a layer inside the run: on symbolic tensors, outside of the graph."""
+        args, kwargs = self._to_symbols((args, kwargs))
+        with self._graph.left():
+            outputs = function(*args, **kwargs)
+        return self._to_graph(outputs)
+
+    def take_in(self, outputs: Any) -> Any:
+        """Symbolic tensors that came from elsewhere, as tensors of this run."""
+        return self._to_graph(outputs)
+
+    def _to_graph(self, structure: Any) -> Any:
+        def convert(value: Any) -> Any:
+            if not isinstance(value, keras.KerasTensor):
+                return value
+            placeholder = self._graph.placeholder(value)
+            self._symbols[placeholder.name] = value
+            self._alive.append(placeholder)
+            mask = getattr(value, "_keras_mask", None)
+            if isinstance(mask, keras.KerasTensor):
+                placeholder._keras_mask = convert(mask)
+            return placeholder
+
+        return tree.map_structure(convert, structure)
+
+    def _to_symbols(self, structure: Any) -> Any:
+        def convert(value: Any) -> Any:
+            if not self._graph.holds(value):
+                return value
+            found = self._symbol_of(value)
+            if isinstance(found, keras.KerasTensor):
+                return found
+            # Computed from no input: a constant, whose value is not asked for while tracing.
+            return self._writer.constant(found.number, value.shape, value.dtype.name)
+
+        return tree.map_structure(convert, structure)
+
+    def _symbol_of(self, tensor: Any) -> Any:
+        """The symbolic tensor for a tensor of the graph, or a constant."""
+        for operation in self._graph.operations_behind(tensor, self._symbols):
+            self._write(operation)
+        return self._symbols[tensor.name]
+
+    def _write(self, operation: Any) -> None:
+        if all(output.name in self._symbols for output in operation.outputs):
+            return
+        inputs = tuple(self._symbols[source.name] for source in operation.inputs)
+        if not symbols_in(list(inputs)):
+            for output in operation.outputs:
+                self._symbols[output.name] = self._graph.constant(output)
+            return
+        weighted = any(
+            not isinstance(value, keras.KerasTensor) and value.handles for value in inputs
+        )
+        run = self._graph.operation(operation, weighted)
+        outputs = [symbol(_shape(o), o.dtype.name) for o in operation.outputs]
+        kind = operations.kind_of_operation(run)
+        label = None
+        if kind is Kind.OPAQUE:
+            label = f"{self._writer.label()!r}, an unknown operation ({operation.type})"
+        self._writer.call(run, kind, inputs, {}, outputs, label or self._writer.label())
+        for output, written in zip(operation.outputs, outputs, strict=True):
+            self._symbols[output.name] = written
+
+
+def _shape(tensor: Any) -> tuple[int | None, ...]:
+    if tensor.shape.rank is None:
+        raise TypeError(f"the rank of what {tensor.op.type} yields is not known")
+    return tuple(tensor.shape)
+
+
+def open_raw(writer: Writer) -> RawCode | None:
+    """A run of raw code on this backend, or `None` where its graph cannot be read."""
+    graph = backends.scratch_graph()
+    return None if graph is None else RawCode(writer, graph)

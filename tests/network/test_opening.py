@@ -1,0 +1,317 @@
+"""Models that do not open by themselves: raw backend code, loops, data of their own, no `call`.
+
+Expected roles are written by hand.
+"""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from keras_gamma import find_roles, verify
+
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="raw TensorFlow code"
+)
+
+
+def roles(model, inputs=None):
+    """Name of the normalization layer -> role."""
+    return {gamma.layer.name: str(gamma.role) for gamma in find_roles(model, inputs)}
+
+
+def norm(name):
+    return layers.LayerNormalization(name=name)
+
+
+def residual_features():
+    """A Functional part with two norms: `inner` is absorbed, `last` ends the branch."""
+    x = keras.Input((8, 8, 4))
+    y = layers.Conv2D(4, 3, padding="same")(x)
+    y = layers.ReLU()(layers.BatchNormalization(name="inner")(y))
+    y = layers.Conv2D(4, 3, padding="same")(y)
+    return keras.Model(x, layers.Add()([x, layers.BatchNormalization(name="last")(y)]))
+
+
+# Tensors of no input ---------------------------------------------------------------------------
+
+
+class ClassToken(layers.Layer):
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="random_normal")
+
+    def call(self, x):
+        return ops.repeat(self.token, ops.shape(x)[0], axis=0)  # Numbers: x's values take no part.
+
+
+def test_a_class_token_is_a_constant():
+    x = keras.Input((16, 8))
+    y = layers.Concatenate(axis=1)([ClassToken()(x), x])
+    y = layers.Add()([y, layers.Dense(8)(norm("pre")(y))])
+    model = keras.Model(x, layers.Dense(3)(norm("final")(y)[:, 0]))
+    assert roles(model) == {"pre": "residual_last", "final": "trunk"}
+
+
+def test_a_table_that_a_layer_computes_from_weights_alone_is_no_operand_of_a_join():
+    class Positions(layers.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=shape[1:])
+            self.project = layers.Dense(shape[-1])
+            self.project.build(shape[1:])
+
+        def call(self, x):
+            return self.project(self.table) + 0.0 * ops.ones(ops.shape(x))
+
+    x = keras.Input((6, 8))
+    y = norm("patches")(x)
+    y = layers.Add()([y, Positions()(y)])
+    model = keras.Model(x, layers.Add()([y, layers.Dense(8)(norm("pre")(y))]))
+    assert roles(model) == {"patches": "trunk", "pre": "residual_last"}
+
+
+# The first look ---------------------------------------------------------------------------------
+
+
+class Block(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.body = keras.Sequential([layers.Dense(8), norm("last"), layers.Dense(8)])
+        self.pre = norm("pre")
+
+    def call(self, x):
+        return x + self.body(self.pre(x))
+
+
+class Unbuilt(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+
+    def call(self, x):
+        return self.block(x)
+
+
+class BuildsAFunctional(keras.Model):
+    def build(self, shape):
+        x = keras.Input(shape[1:])
+        y = layers.Dense(8)(norm("last")(layers.Dense(8)(norm("pre")(x))))
+        self.body = keras.Model(x, layers.Add()([x, y]))
+        self.built = True
+
+    def call(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize("cls", [Unbuilt, BuildsAFunctional])
+def test_the_first_look_at_an_unbuilt_model_counts(cls):
+    expected = {"pre": "interior", "last": "residual_last"}
+    model = cls()
+    assert roles(model, (None, 8)) == expected
+    assert roles(model, (None, 8)) == expected
+    assert model(np.zeros((2, 8), "float32")).shape == (2, 8)
+
+
+def test_an_unbuilt_sequential_is_built_as_its_first_call_would():
+    model = keras.Sequential([layers.Dense(4), norm("norm"), layers.Dense(2)])
+    assert roles(model, (None, 3)) == {"norm": "trunk"}
+    assert model.predict(np.zeros((2, 3), "float32"), verbose=0).shape == (2, 2)
+
+
+class Refuses(layers.Layer):
+    def call(self, x):
+        raise RuntimeError("out of order")
+
+
+def test_an_unbuilt_sequential_that_fails_is_as_it_was():
+    parts = [layers.Dense(4), norm("norm"), Refuses()]
+    model = keras.Sequential(parts)
+
+    def state():
+        return [
+            (dict(vars(layer)), list(layer._layers), list(layer.variables), layer.built)
+            for layer in (model, *parts)
+        ]
+
+    before = state()
+    with pytest.raises(ValueError, match="could not be called"):
+        find_roles(model, (None, 3))
+    assert state() == before
+    assert model.layers == parts
+
+
+# Loops and cells --------------------------------------------------------------------------------
+
+
+class Cell(layers.Layer):
+    def __init__(self, units):
+        super().__init__()
+        self.state_size = units
+        self.inside, self.outside = layers.Dense(units), layers.Dense(units)
+        self.norm = norm("of_cell")
+
+    def build(self, shape):
+        pass  # Its parts are built when they are first called.
+
+    def call(self, x, states):
+        h = ops.tanh(self.norm(self.inside(x) + self.outside(states[0])))
+        return h, [h]
+
+
+@pytest.mark.parametrize("length", [3, 12])
+def test_the_cell_of_a_recurrent_layer_is_opened(length):
+    x = keras.Input((length, 6))
+    y = layers.RNN(Cell(8), return_sequences=True)(norm("before")(x))
+    # In the recurrence the projected input is a skip, and the state a branch, which starts from it.
+    assert roles(keras.Model(x, y)) == {"before": "trunk", "of_cell": "trunk"}
+
+
+class Looping(layers.Layer):
+    def __init__(self, loop):
+        super().__init__()
+        self.loop = loop
+
+    def build(self, shape):
+        self.norm, self.dense = norm("in_loop"), layers.Dense(shape[-1])
+        self.norm.build(shape)
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.loop(lambda y: y + self.dense(self.norm(y)), x)
+
+
+def _while(step, x):
+    return ops.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, step(y)), (0, x))[1]
+
+
+def _for(step, x):
+    return ops.fori_loop(0, 9, lambda i, y: step(y), x)
+
+
+def _scan(step, x):
+    return ops.scan(lambda y, _: 2 * (step(y),), x, length=5)[0]
+
+
+@pytest.mark.parametrize("loop", [_while, _for, _scan])
+def test_a_loop_is_unrolled(loop):
+    x = keras.KerasTensor((2, 8))
+    model = keras.Sequential([Looping(loop)])
+    assert roles(model, x) == {"in_loop": "residual_last"}
+
+
+# Raw backend code -------------------------------------------------------------------------------
+
+
+class Raw(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.features = residual_features()
+        self.between = layers.BatchNormalization(name="between")
+        self.head = layers.Dense(3)
+
+    def call(self, x):
+        import tensorflow as tf
+
+        y = self.features(x)
+        y = tf.concat([y, tf.nn.relu(y)], axis=-1)
+        assert y.shape.rank == 4
+        y.set_shape((None, 8, 8, 8))
+        y = self.between(tf.reduce_mean(y, axis=[1, 2]))
+        return self.head(tf.math.l2_normalize(y, axis=-1))
+
+
+@on_tensorflow
+def test_raw_code_is_read_from_the_graph_of_the_backend():
+    model, expected = Raw(), {"inner": "interior", "last": "residual_last", "between": "interior"}
+    assert roles(model, (None, 8, 8, 4)) == expected
+    assert [str(e.agreement) for e in verify(model, (None, 8, 8, 4))] == ["agree"] * 3
+
+
+@on_tensorflow
+def test_raw_code_around_a_submodel_leaves_the_submodel_readable():
+    import tensorflow as tf
+
+    class Around(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.features = residual_features()
+            self.head = layers.Dense(2)
+
+        def call(self, x):
+            # A loop of TensorFlow's own, that nobody reads.
+            y = tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y * 0.5), (0, x))[1]
+            return self.head(self.features(y))
+
+    assert roles(Around(), (None, 8, 8, 4)) == {"inner": "interior", "last": "residual_last"}
+
+
+@on_tensorflow
+def test_data_that_a_model_holds_are_a_source():
+    import tensorflow as tf
+
+    class Graph(keras.Model):
+        def __init__(self):
+            super().__init__()
+            rng = np.random.default_rng(0)
+            self.features = tf.constant(rng.normal(size=(20, 5)).astype("float32"))
+            self.edges = tf.constant(rng.integers(0, 20, (2, 30)))
+            self.before = keras.Sequential([layers.BatchNormalization(name="b0"), layers.Dense(8)])
+            self.update = keras.Sequential([layers.BatchNormalization(name="b1"), layers.Dense(8)])
+
+        def call(self, index):
+            x = self.before(self.features)
+            sums = tf.math.unsorted_segment_sum(tf.gather(x, self.edges[0]), self.edges[1], 20)
+            return tf.gather(self.update(sums) + x, index)
+
+    expected = {"b0": "trunk", "b1": "residual_last"}
+    assert roles(Graph(), keras.KerasTensor((None,), dtype="int32")) == expected
+
+
+# Models without a call --------------------------------------------------------------------------
+
+
+class Trainer(keras.Model):
+    """A masked autoencoder, say: its `train_step` calls the parts."""
+
+    def __init__(self, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+
+def encoder():
+    x = keras.Input((8,))
+    y = layers.Add()([x, layers.Dense(8)(norm("pre")(x))])
+    return keras.Model(x, norm("final")(y), name="encoder")
+
+
+def test_a_model_without_a_call_is_looked_at_part_by_part():
+    decoder = keras.Sequential([keras.Input((8,)), norm("decoder_norm"), layers.Dense(4)])
+    trainer = Trainer(encoder=encoder(), decoder=decoder)
+    report = find_roles(trainer)
+    assert {g.layer.name: str(g.role) for g in report} == {
+        "pre": "residual_last",
+        "final": "trunk",
+        "decoder_norm": "trunk",
+    }
+
+
+def test_a_part_of_a_part_is_looked_at_where_it_stands():
+    inner = encoder()
+    outer = keras.Sequential([inner, layers.Dense(4), norm("projected"), layers.Dense(2)])
+    # On its own, the encoder's last norm would reach an output; here a sum's norm absorbs it.
+    assert roles(Trainer(encoder=inner, whole=outer)) == {
+        "pre": "residual_last",
+        "final": "interior",
+        "projected": "trunk",
+    }
+
+
+def test_what_a_part_takes_can_be_said_by_its_name():
+    trainer = Trainer(encoder=encoder(), head=Unbuilt())
+    with pytest.raises(ValueError, match=r"'head' take is not known.*inputs=\{'head'"):
+        find_roles(trainer)
+    with pytest.raises(ValueError, match="names \\['tail'\\]"):
+        find_roles(trainer, {"head": (None, 8), "tail": (None, 8)})
+    with pytest.raises(ValueError, match="has no `call`"):
+        find_roles(trainer, (None, 8))
+    assert str(find_roles(trainer, {"head": (None, 8)})[-1].role) == "residual_last"
