@@ -37,6 +37,7 @@ TEST = [
     *DOCS,
     *JAX,
     "hypothesis",
+    "axe-core-python",
     "import-linter",
     "mypy",
     "nox",
@@ -54,7 +55,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["keras_gamma", "keras_gamma.*"]),
-    package_data={"": ["py.typed", "*.pyi"]},
+    package_data={"": ["py.typed", "*.pyi", "*.css", "*.js"]},
     python_requires=">=3.10",
     install_requires=["absl-py", "keras>=3.8", "lazy_loader", "numpy", "rich"],
     extras_require={

@@ -1,11 +1,16 @@
 """A `Layout` drawn with matplotlib: PNG, SVG or PDF."""
 
 import io
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from keras_gamma.network.graph import Kind
-from keras_gamma.plot.layout import BOX, LANE, MARGIN, ROW
+from keras_gamma.plot.layout import BOX, LANE, MARGIN, ROW, Box, Edge, Layout
+from keras_gamma.report import palette
 from keras_gamma.report.palette import COLORS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FORMATS = ("html", "pdf", "png", "svg")
 _LABEL = 24  # Letters that fit into a box.
@@ -15,7 +20,9 @@ _DOTS = 144  # Per inch, of a PNG.
 _MOST_PIXELS = 30_000  # Per side: what viewers open.
 
 
-def draw(layout, roles, title, kind):
+def draw(
+    layout: Layout, roles: Mapping[int, str], title: str, kind: str, *, legend: bool = True
+) -> bytes:
     """Draws a network.
 
     Args:
@@ -23,6 +30,7 @@ def draw(layout, roles, title, kind):
         roles: dict from node number to `Role`, for the normalizations that have a γ.
         title: string.
         kind: `"png"`, `"svg"` or `"pdf"`.
+        legend: bool, whether title and legend stand above the network.
 
     Returns:
         The file's content: bytes. In an SVG, each box is a group with the id `node<number>`.
@@ -31,20 +39,23 @@ def draw(layout, roles, title, kind):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    width, height = max(layout.width, _LEGEND), layout.height + _HEADER
+    head = _HEADER if legend else 0.0
+    width = max(layout.width, _LEGEND if legend else 0.0)
+    height = layout.height + head
     # Text stays text, and ids do not change from one run to the next.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "keras_gamma"}):
         figure = Figure(figsize=(width / 72, height / 72))
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_xlim(0, width)
-        axes.set_ylim(layout.height, -_HEADER)
+        axes.set_ylim(layout.height, -head)
         axes.axis("off")
         for edge in layout.edges:
             _draw_edge(axes, edge, layout.height)
         for box in layout.boxes:
             _draw_box(axes, box, roles.get(box.node))
-        _draw_legend(axes, roles, title)
+        if legend:
+            _draw_legend(axes, roles, title)
         content = io.BytesIO()
         dots = min(_DOTS, _MOST_PIXELS / max(width, height) * 72)
         metadata = {"Date": None} if kind == "svg" else None
@@ -52,13 +63,12 @@ def draw(layout, roles, title, kind):
     return content.getvalue()
 
 
-def _draw_box(axes, box, role):
+def _draw_box(axes: "Axes", box: Box, role: str | None) -> None:
     from matplotlib.patches import Circle, FancyBboxPatch
 
     if box.kind is Kind.SUM:
-        face = "#222222" if box.residual else "white"
-        ink = "white" if box.residual else "#222222"
-        patch: Any = Circle((box.x, box.y), 6.5, facecolor=face, edgecolor="#222222", zorder=3)
+        face, ink = (palette.INK, palette.PAPER) if box.residual else (palette.PAPER, palette.INK)
+        patch: Any = Circle((box.x, box.y), 6.5, facecolor=face, edgecolor=palette.INK, zorder=3)
         text, size = "+", 8.0
     else:
         face, ink = _colors(box, role)
@@ -67,7 +77,7 @@ def _draw_box(axes, box, role):
             *BOX,
             boxstyle="round,pad=0,rounding_size=3",
             facecolor=face,
-            edgecolor="none" if role else "#BBBBBB",
+            edgecolor="none" if role else palette.RIM,
             linewidth=0.6,
             zorder=3,
         )
@@ -80,17 +90,17 @@ def _draw_box(axes, box, role):
     )  # fmt: skip
 
 
-def _colors(box, role):
+def _colors(box: Box, role: str | None) -> tuple[str, str]:
     if role is not None:
-        return COLORS[role], "white"
+        return COLORS[role], palette.ink_on(COLORS[role])
     if box.kind is Kind.NORM:  # Without a γ.
-        return "#D9D9D9", "#222222"
+        return palette.BARE, palette.INK
     if box.kind is Kind.OPAQUE:
-        return "#444444", "white"
-    return "#F4F4F4", "#444444"
+        return palette.CLOSED, palette.PAPER
+    return palette.PLAIN, palette.PLAIN_INK
 
 
-def _draw_edge(axes, edge, height):
+def _draw_edge(axes: "Axes", edge: Edge, height: float) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -114,7 +124,7 @@ def _draw_edge(axes, edge, height):
         points, codes = [(x0, y0), (x1, y0), (x1, y1)], [move, line, line]
     else:  # Or late, if it moves back.
         points, codes = [(x0, y0), (x0, y1), (x1, y1)], [move, line, line]
-    color, thickness = ("#222222", 1.6) if edge.skip else ("#999999", 0.8)
+    color, thickness = (palette.INK, 1.6) if edge.skip else (palette.EDGE, 0.8)
     axes.add_patch(
         PathPatch(
             Path(points, codes),
@@ -127,11 +137,11 @@ def _draw_edge(axes, edge, height):
     )
 
 
-def _is_last(box, low):
+def _is_last(box: Box, low: float) -> bool:
     return low - box.y < 2 * ROW
 
 
-def _draw_legend(axes, roles, title):
+def _draw_legend(axes: "Axes", roles: Mapping[int, str], title: str) -> None:
     from matplotlib.patches import Rectangle
 
     axes.text(MARGIN, -_HEADER + 12, title, fontsize=9, weight="bold", parse_math=False)
@@ -144,7 +154,7 @@ def _draw_legend(axes, roles, title):
         x += 24 + 4.4 * len(text)
 
 
-def shorten(label, length):
+def shorten(label: str, length: int) -> str:
     """A label of at most `length` letters: of a path its end, of a name beginning and end."""
     if len(label) <= length:
         return label

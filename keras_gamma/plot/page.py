@@ -1,52 +1,131 @@
 """A picture of roles as one HTML page, with nothing from outside."""
 
+import dataclasses
 import html
+import importlib.resources
 import json
 import re
+from collections.abc import Mapping, Sequence
 
-from keras_gamma.report.palette import COLORS
+from keras_gamma.report import html as cells
+from keras_gamma.report.columns import NOTHING, Column
+from keras_gamma.report.palette import COLORS, DARK
 
 
-def make_page(title, svg, rows, nodes):
-    """Puts a picture and its table side by side.
+@dataclasses.dataclass(frozen=True)
+class GammaRow:
+    """One γ in the table of a page.
+
+    Args:
+        path: string, the variable's path.
+        kind: string, `"batch"`, `"layer"`, ...
+        role: string, a role.
+        reason: string, one plain sentence.
+        decision: string, what a plan says, or `None` without a plan.
+        strength: string, how strongly, or `None` without a plan.
+        nodes: tuple of integers, the numbers of its boxes in the picture.
+    """
+
+    path: str
+    kind: str
+    role: str
+    reason: str
+    decision: str | None = None
+    strength: str | None = None
+    nodes: tuple[int, ...] = ()
+
+
+COLUMNS = (
+    Column("path", "γ"),
+    Column("kind"),
+    Column("role", colored=True),
+    Column("decision"),
+    Column("strength"),
+    Column("reason", "why", prose=True),
+)
+
+
+def make_page(
+    title: str,
+    svg: bytes,
+    rows: Sequence[GammaRow],
+    nodes: Mapping[int, Mapping[str, str]],
+) -> str:
+    """Puts a picture and its table on one page.
 
     Args:
         title: string.
         svg: bytes, the picture; each box is a group with the id `node<number>`.
-        rows: list of dicts, one per γ: path, kind, role, decision (or `None`), reason, and
-            nodes, the numbers of its boxes.
+        rows: sequence of `GammaRow`.
         nodes: dict from node number to a dict of what to show on hover: label, kind, and for a γ
             role and reason.
 
     Returns:
-        The page: a string.
+        The page: a string. It is searched, sorted and filtered by a script of its own, follows the
+        reader's choice of light or dark, and prints as picture and table.
     """
     picture = re.sub(rb"^.*?(?=<svg)", b"", svg, flags=re.DOTALL).decode("utf-8")
-    roles = [str(role) for role in COLORS]
-    boxes = "".join(
-        f'<label><input type="checkbox" value="{role}" checked> '
-        f'<i style="background:{COLORS[role]}"></i>{role} '
-        f"<b>{sum(row['role'] == role for row in rows)}</b></label>"
-        for role in COLORS
-    )
-    with_decisions = any(row["decision"] for row in rows)
-    head = "".join(
-        f"<th>{name}</th>"
-        for name in ("γ", "role", *(("decision",) if with_decisions else ()), "why")
-    )
-    body = "".join(
-        f'<tr data-role="{row["role"]}" data-nodes="{" ".join(map(str, row["nodes"]))}">'
-        f"<td>{html.escape(row['path'])}</td>"
-        f'<td><i style="background:{COLORS[row["role"]]}"></i>{row["role"]}</td>'
-        + (f"<td>{html.escape(row['decision'] or '–')}</td>" if with_decisions else "")
-        + f"<td>{html.escape(row['reason'])}</td></tr>"
-        for row in rows
-    )
-    data = json.dumps({"nodes": nodes, "roles": roles}, ensure_ascii=False).replace("<", "\\u003c")
+    # For ears, the picture is its table.
+    picture = picture.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
+    shown = [c for c in COLUMNS if any(c.value(row) is not None for row in rows)] or list(COLUMNS)
+    data = json.dumps({"nodes": nodes}, ensure_ascii=False).replace("<", "\\u003c")
     return _TEMPLATE.format(
-        title=html.escape(title), picture=picture, boxes=boxes, head=head, body=body, data=data,
-        style=_STYLE, script=_SCRIPT,
-    )  # fmt: skip
+        title=html.escape(title),
+        picture=picture,
+        filters="".join(_filter(role, rows) for role in COLORS),
+        head="".join(_head(column) for column in shown),
+        body="".join(_row(row, shown) for row in rows),
+        count=len(rows),
+        data=data,
+        style=_file("page.css") + cells.STYLE + _dark(),
+        script=_file("page.js"),
+    )
+
+
+def _file(name: str) -> str:
+    return importlib.resources.files("keras_gamma.plot").joinpath(name).read_text("utf-8")
+
+
+def _filter(role: str, rows: Sequence[GammaRow]) -> str:
+    count = sum(row.role == role for row in rows)
+    return (
+        f'<label><input type="checkbox" value="{role}" checked> {cells.role(role)} '
+        f"<b>{count}</b></label>"
+    )
+
+
+def _head(column: Column) -> str:
+    return (
+        f'<th scope="col" role="columnheader" class="{column.name}">'
+        f'<button type="button">{html.escape(column.head)}</button></th>'
+    )
+
+
+def _row(row: GammaRow, columns: Sequence[Column]) -> str:
+    first, *rest = columns
+    found = [
+        f'<th scope="row" role="rowheader" class="{first.name}">'
+        f'<button type="button">{cells.name(first.cell(row))}</button></th>'
+    ]
+    for column in rest:
+        text = column.cell(row)
+        content = cells.role(text) if column.colored else html.escape(text or NOTHING)
+        found.append(f'<td role="cell" class="{column.name}">{content}</td>')
+    numbers = " ".join(map(str, row.nodes))
+    return (
+        f'<tr role="row" data-role="{html.escape(row.role)}" data-nodes="{numbers}">'
+        f"{''.join(found)}</tr>"
+    )
+
+
+def _dark() -> str:
+    """The colours of the picture on dark ground: matplotlib writes them into each shape."""
+    rules = "".join(
+        f'#picture svg [style*="{what}: {light.lower()}"] {{ {what}: {dark} !important; }}\n'
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    )
+    return f"@media screen and (prefers-color-scheme: dark) {{\n{rules}}}\n"
 
 
 _TEMPLATE = """<!DOCTYPE html>
@@ -54,107 +133,35 @@ _TEMPLATE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>{title}</title>
-<style>{style}</style>
+<style>
+{style}</style>
 </head>
-<body>
-<header><h1>{title}</h1><div id="filters">{boxes}</div></header>
+<body class="keras-gamma">
+<header>
+<h1>{title}</h1>
+<fieldset id="filters"><legend class="unseen">Roles to show</legend>{filters}</fieldset>
+</header>
 <main>
-<section id="picture">{picture}</section>
-<section id="list"><input id="search" type="search" placeholder="filter by name or reason">
-<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></section>
+<section id="picture" tabindex="0" aria-label="Picture of the network; the table says the same">
+{picture}
+</section>
+<section id="list" tabindex="0" aria-label="Table of all γ">
+<p id="tools"><label>Search <input id="search" type="search" placeholder="name or reason"></label>
+<span id="count" role="status">{count} γ</span></p>
+<table role="table">
+<caption class="unseen">Every γ, its role, and why. A name shows its box in the picture; a title
+sorts.</caption>
+<thead role="rowgroup"><tr role="row">{head}</tr></thead>
+<tbody role="rowgroup">{body}</tbody>
+</table>
+</section>
 </main>
-<div id="tip" hidden></div>
+<div id="tip" aria-hidden="true" hidden></div>
 <script id="data" type="application/json">{data}</script>
-<script>{script}</script>
+<script>
+{script}</script>
 </body>
 </html>
-"""
-
-_STYLE = """
-* { box-sizing: border-box; }
-body { margin: 0; font: 13px/1.4 system-ui, sans-serif; color: #222; height: 100vh;
-  display: flex; flex-direction: column; }
-header { padding: 8px 16px; border-bottom: 1px solid #ddd; display: flex; gap: 24px;
-  align-items: baseline; flex-wrap: wrap; }
-h1 { font-size: 16px; margin: 0; }
-#filters label { margin-right: 14px; white-space: nowrap; cursor: pointer; }
-i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin: 0 4px; }
-main { flex: 1; display: flex; min-height: 0; }
-#picture { flex: 3; overflow: auto; padding: 8px; }
-#list { flex: 2; overflow: auto; border-left: 1px solid #ddd; padding: 8px; }
-#search { width: 100%; padding: 4px 8px; margin-bottom: 8px; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: 3px 6px; border-bottom: 1px solid #eee; }
-th { position: sticky; top: -8px; background: white; }
-td:first-child { font-family: ui-monospace, monospace; word-break: break-all; }
-tbody tr { cursor: pointer; }
-tr.lit, tbody tr:hover { background: #fff3c4; }
-svg .faded { opacity: 0.1; }
-svg .lit path, svg .lit use { stroke: #000 !important; stroke-width: 3 !important; }
-svg g[id^="node"], svg g[id^="text"] { cursor: pointer; }
-#tip { position: fixed; max-width: 380px; background: #222; color: white; padding: 6px 10px;
-  border-radius: 4px; pointer-events: none; z-index: 9; }
-"""
-
-_SCRIPT = """
-"use strict";
-const {nodes} = JSON.parse(document.getElementById("data").textContent);
-const rows = [...document.querySelectorAll("tbody tr")];
-const tip = document.getElementById("tip");
-const search = document.getElementById("search");
-const parts = n => ["node", "text"].map(k => document.getElementById(k + n)).filter(Boolean);
-const rowOf = {};
-for (const row of rows)
-  for (const n of row.dataset.nodes.split(" ").filter(Boolean)) rowOf[n] = row;
-
-function light(n, on) {
-  const group = document.getElementById("node" + n);
-  if (group) group.classList.toggle("lit", on);
-  if (rowOf[n]) rowOf[n].classList.toggle("lit", on);
-}
-
-for (const [n, about] of Object.entries(nodes)) {
-  for (const part of parts(n)) {
-    part.addEventListener("mouseenter", () => {
-      light(n, true);
-      tip.replaceChildren();
-      const name = document.createElement("b");
-      name.textContent = about.label;
-      tip.append(name, document.createElement("br"),
-        about.role ? about.role + ": " + about.reason : about.kind);
-      tip.hidden = false;
-    });
-    part.addEventListener("mousemove", e => {
-      tip.style.left = Math.min(e.clientX + 14, innerWidth - 400) + "px";
-      tip.style.top = Math.min(e.clientY + 14, innerHeight - 90) + "px";
-    });
-    part.addEventListener("mouseleave", () => { light(n, false); tip.hidden = true; });
-    part.addEventListener("click", () => {
-      if (rowOf[n]) rowOf[n].scrollIntoView({block: "center"});
-    });
-  }
-}
-
-for (const row of rows) {
-  const mine = row.dataset.nodes.split(" ").filter(Boolean);
-  row.addEventListener("mouseenter", () => mine.forEach(n => light(n, true)));
-  row.addEventListener("mouseleave", () => mine.forEach(n => light(n, false)));
-  row.addEventListener("click", () => {
-    const first = mine.length && document.getElementById("node" + mine[0]);
-    if (first) first.scrollIntoView({block: "center", inline: "center"});
-  });
-}
-
-function filter() {
-  const shown = new Set([...document.querySelectorAll("#filters input:checked")].map(b => b.value));
-  const words = search.value.toLowerCase();
-  for (const row of rows)
-    row.hidden = !shown.has(row.dataset.role) || !row.textContent.toLowerCase().includes(words);
-  for (const [n, about] of Object.entries(nodes))
-    for (const part of parts(n))
-      part.classList.toggle("faded", Boolean(about.role) && !shown.has(about.role));
-}
-document.getElementById("filters").addEventListener("change", filter);
-search.addEventListener("input", filter);
 """

@@ -3,16 +3,18 @@
 import collections
 import importlib.util
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from keras_gamma.decay.decoupled import DecayEntry, DecayPlan
-from keras_gamma.decay.plan import GammaPlan
+from keras_gamma.decay.plan import GammaPlan, PlanEntry
 from keras_gamma.network.inputs import trace
 from keras_gamma.plot import drawing
 from keras_gamma.plot.layout import lay_out
-from keras_gamma.plot.page import make_page
+from keras_gamma.plot.page import GammaRow, make_page
 from keras_gamma.roles.classification import classify
-from keras_gamma.roles.finding import find_roles
+from keras_gamma.roles.finding import RoleReport, find_roles
 
 
 def plot_roles(model, to_file="roles.png", *, plan=None, inputs=None):
@@ -67,7 +69,7 @@ def plot_roles(model, to_file="roles.png", *, plan=None, inputs=None):
     roles = {call.node: verdicts[call.node].role for call in calls}
     title = f"{network.model.name}: {len(report)} γ"
     if kind == "html":
-        svg = drawing.draw(layout, roles, title, "svg")
+        svg = drawing.draw(layout, roles, title, "svg", legend=False)
         rows = _rows(report, calls, plan)
         content = make_page(title, svg, rows, _hover(layout, calls, verdicts)).encode()
     else:
@@ -84,27 +86,32 @@ def _weighted(network):
     return {n for step in network.steps if step.is_weighted for n in step.numbers if n is not None}
 
 
-def _rows(report, calls, plan):
+def _rows(
+    report: RoleReport, calls: Iterable[Any], plan: GammaPlan | DecayPlan | None
+) -> list[GammaRow]:
     nodes = collections.defaultdict(list)
     for call in calls:
         nodes[id(call.entry.variable(call.layer))].append(call.node)
-    decisions = {} if plan is None else {entry.path: _decision(entry) for entry in plan}
-    return [
-        {
-            "path": gamma.path,
-            "role": gamma.role,
-            "decision": decisions.get(gamma.path),
-            "reason": gamma.reason,
-            "nodes": nodes[id(gamma.variable)],
-        }
-        for gamma in report
-    ]
+    entries = {} if plan is None else {entry.path: entry for entry in plan}
+    found = []
+    for gamma in report:
+        decision, strength = _decision(entries.get(gamma.path))
+        numbers = tuple(nodes[id(gamma.variable)])
+        found.append(
+            GammaRow(
+                gamma.path, gamma.kind, gamma.role.value, gamma.reason, decision, strength, numbers
+            )
+        )
+    return found
 
 
-def _decision(entry):
+def _decision(entry: PlanEntry | DecayEntry | None) -> tuple[str | None, str | None]:
+    """What a plan says on a γ, and how strongly."""
+    if entry is None:
+        return None, None
     if isinstance(entry, DecayEntry):
-        return f"decayed ×{entry.factor:g}" if entry.factor else "not decayed"
-    return str(entry.decision)
+        return ("decayed", f"×{entry.factor:g}") if entry.factor else ("not decayed", "")
+    return entry.decision.value, f"l2 {entry.strength:.4g}" if entry.strength else ""
 
 
 def _hover(layout, calls, verdicts):

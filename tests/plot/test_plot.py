@@ -1,7 +1,9 @@
 """plot_roles: what the picture shows, and the page in a browser."""
 
+import html
 import itertools
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -194,16 +196,32 @@ def test_other_files_are_refused(tmp_path, name):
 # The page -------------------------------------------------------------------------------------
 
 
-def test_decisions_of_both_kinds_of_plans(tmp_path):
+def cells(page, column):
+    return re.findall(rf'<td role="cell" class="{column}">([^<]*)</td>', page)
+
+
+def test_decisions_and_strengths_of_both_kinds_of_plans(tmp_path):
     model = small_resnet()
     decoupled = keras_gamma.plan_weight_decay(model, guidelines="residual_last=0.5")
     page = keras_gamma.plot_roles(model, tmp_path / "a.html", plan=decoupled).read_text()
-    assert page.count("<td>decayed ×0.5</td>") == 2 and page.count("<td>not decayed</td>") == 4
+    assert sorted(cells(page, "decision")) == 2 * ["decayed"] + 4 * ["not decayed"]
+    assert sorted(cells(page, "strength")) == 2 * ["×0.5"] + 4 * ["–"]
     coupled = keras_gamma.apply_guidelines(model, l2=1e-4)
     page = keras_gamma.plot_roles(model, tmp_path / "b.html", plan=coupled).read_text()
-    assert page.count("<td>apply</td>") == 5 and page.count("<td>withhold</td>") == 1
+    assert sorted(cells(page, "decision")) == 5 * ["apply"] + ["withhold"]
+    assert sorted(cells(page, "strength")) == 5 * ["l2 0.0001"] + ["–"]
+    plain = keras_gamma.plot_roles(model, tmp_path / "c.html").read_text()
+    assert cells(plain, "kind") == 6 * ["batch"]
+    assert cells(plain, "decision") == cells(plain, "strength") == []
     with pytest.raises(TypeError, match="must be a GammaPlan or a DecayPlan"):
         keras_gamma.plot_roles(model, tmp_path / "c.html", plan="paper")
+
+
+def test_the_legend_stands_once(tmp_path):
+    page = make_page(tmp_path).read_text()
+    assert page.count('value="residual_last"') == 1
+    drawn = page[page.index("<svg") : page.index("</svg>")]
+    assert "residual_last" not in drawn and "small:" not in drawn
 
 
 class Links(HTMLParser):
@@ -238,6 +256,18 @@ def browser():
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
+def look(page, tmp_path, *flags):
+    """What a script of the page has written down."""
+    done = subprocess.run(
+        [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         f"--user-data-dir={tmp_path / 'profile'}", *flags, "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=600, check=True,
+    )  # fmt: skip
+    seen = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL).group(1)
+    return json.loads(html.unescape(seen))
+
+
 # Appended to a copy of the page: uses it as a person would, and writes down what is to be seen.
 USE = """
 <script>
@@ -268,7 +298,19 @@ fire(rows[0], "mouseenter");
 out.litBox = [...document.querySelectorAll("svg .lit")].map(g => nodes[g.id.slice(4)].label);
 const place = group.getBoundingClientRect();
 out.size = [place.width > 20, place.height > 8];
-out.columns = [...document.querySelectorAll("th")].map(t => t.textContent);
+out.columns = [...document.querySelectorAll("thead th")].map(t => t.textContent);
+group.dispatchEvent(new MouseEvent("click", {bubbles: true}));
+const chosen = () => [...document.querySelectorAll(".chosen")]
+  .map(e => e.rowIndex ? e.cells[0].textContent : nodes[e.id.slice(4)].label);
+out.chosenByBox = chosen();
+rows[0].querySelector("button").click();
+out.chosenByRow = chosen();
+const names = () => [...document.querySelectorAll("tbody tr")].map(r => r.cells[0].textContent);
+const [byName] = document.querySelectorAll("thead th button");
+out.sorted = [byName, byName, byName].map(b => { b.click(); return names(); });
+byName.click();
+out.sortedBy = document.querySelector("thead th").getAttribute("aria-sort");
+out.count = document.getElementById("count").textContent;
 const pre = document.createElement("pre");
 pre.id = "seen"; pre.textContent = JSON.stringify(out);
 document.body.append(pre);
@@ -282,14 +324,7 @@ def test_the_page_in_a_browser(tmp_path):
     page = make_page(tmp_path, with_plan=True)
     used = tmp_path / "used.html"
     used.write_text(page.read_text().replace("</body>", f"{USE}</body>"))
-    done = subprocess.run(
-        [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", used.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    seen = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL).group(1)
-    out = json.loads(seen.replace("&amp;", "&").replace("&gt;", ">").replace("&lt;", "<"))
+    out = look(used, tmp_path)
     gammas = [f"{name}/gamma" for name in ROLES]
     assert sorted(out["rows"]) == sorted(gammas) and out["faded"] == []
     interior = ["stem_bn/gamma", "bn0a/gamma", "bn1a/gamma"]
@@ -303,4 +338,48 @@ def test_the_page_in_a_browser(tmp_path):
     assert out["lit"] == ["bn0b/gamma"]
     assert out["litBox"] == ["stem_bn"]
     assert out["size"] == [True, True]
-    assert out["columns"] == ["γ", "role", "decision", "why"]
+    assert out["columns"] == ["γ", "kind", "role", "decision", "strength", "why"]
+    assert sorted(out["chosenByBox"]) == ["bn0b", "bn0b/gamma"]
+    assert sorted(out["chosenByRow"]) == ["stem_bn", "stem_bn/gamma"]
+    assert out["sorted"] == [sorted(gammas), sorted(gammas, reverse=True), out["rows"]]
+    assert out["sortedBy"] == "ascending"
+    assert out["count"] == "6 γ"
+
+
+# axe-core looks for what keyboards and screen readers cannot reach, and for faint colours.
+AXE = """
+<script>{axe}</script>
+<script>
+axe.run().then(found => {{
+  const pre = document.createElement("pre");
+  pre.id = "seen";
+  pre.textContent = JSON.stringify({{
+    wrong: found.violations.map(v => [v.id, v.help, v.nodes.map(n => n.html.slice(0, 99))]),
+    passed: found.passes.length,
+    wide: document.documentElement.scrollWidth > innerWidth,
+    dark: matchMedia("(prefers-color-scheme: dark)").matches,
+    stacked: document.getElementById("list").getBoundingClientRect().top >=
+      document.getElementById("picture").getBoundingClientRect().bottom,
+  }});
+  document.body.append(pre);
+}});
+</script>
+"""
+
+
+@pytest.mark.skipif(browser() is None, reason="needs Chromium or Chrome")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [500, 1600])
+def test_keyboards_and_screen_readers_reach_everything(tmp_path, width, dark):
+    package = pytest.importorskip("axe_core_python")
+    axe = (pathlib.Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    page = make_page(tmp_path, with_plan=True)
+    used = tmp_path / "used.html"
+    used.write_text(page.read_text().replace("</body>", f"{AXE.format(axe=axe)}</body>"))
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    out = look(used, tmp_path, f"--window-size={width},1000", scheme, "--virtual-time-budget=60000")
+    assert out["wrong"] == []
+    assert out["passed"] > 15
+    assert out["dark"] is dark
+    assert not out["wide"]
+    assert out["stacked"] is (width == 500)
