@@ -10,9 +10,10 @@ import bisect
 import collections
 import dataclasses
 import itertools
+from collections.abc import Mapping, Sequence, Set
 
-from keras_gamma.network.graph import Kind
-from keras_gamma.roles.classification import find_joins
+from keras_gamma.network.graph import Graph, Kind
+from keras_gamma.roles.classification import Join, find_joins
 
 # In points. A box is as high as its text; rows and lanes leave room for the edges.
 BOX = (118.0, 15.0)
@@ -73,7 +74,7 @@ class Layout:
     height: float
 
 
-def lay_out(graph, weighted=frozenset()):
+def lay_out(graph: Graph, weighted: Set[int] = frozenset()) -> Layout:
     """Places what is worth seeing of a graph.
 
     Args:
@@ -100,7 +101,9 @@ def lay_out(graph, weighted=frozenset()):
     return Layout(tuple(ordered), tuple(edges), width, 2 * MARGIN + rows * ROW)
 
 
-def _condense(graph, joins, weighted):
+def _condense(
+    graph: Graph, joins: Mapping[int, Join], weighted: Set[int]
+) -> tuple[dict[int, Box], list[Edge]]:
     """The boxes by node, and the edges between them; other nodes hand their input on."""
     boxes: dict[int, Box] = {}
     stands_for: dict[int, int] = {}  # A node, and the box whose value it passes on.
@@ -131,7 +134,7 @@ def _condense(graph, joins, weighted):
     return boxes, edges
 
 
-def _choose_lanes(graph, joins, boxes):
+def _choose_lanes(graph: Graph, joins: Mapping[int, Join], boxes: Mapping[int, Box]) -> None:
     """A branch lies to the right of its skip: one lane for each join that a box is inside of."""
     for join in joins.values():
         if not join.residual or join.merged_into is not None:
@@ -150,7 +153,7 @@ def _choose_lanes(graph, joins, boxes):
         box.lane = used.index(box.lane)
 
 
-def _fold(boxes, edges):
+def _fold(boxes: Sequence[Box], edges: Sequence[Edge]) -> None:
     """Rows and columns. A column ends after a box that the stream alone leaves, if one is near."""
     length = _column_length(len(boxes), max((box.lane for box in boxes), default=0) + 1)
     crossing = _crossing(boxes, edges)
@@ -167,7 +170,7 @@ def _fold(boxes, edges):
         column, start = column + 1, end
 
 
-def _crossing(boxes, edges):
+def _crossing(boxes: Sequence[Box], edges: Sequence[Edge]) -> list[int]:
     """For each i, how many of the first i boxes are read by one of the others."""
     place = {id(box): i for i, box in enumerate(boxes)}
     last = list(range(len(boxes)))
@@ -182,7 +185,7 @@ def _crossing(boxes, edges):
     return list(itertools.accumulate(steps))
 
 
-def _find_obstacles(boxes, edges):
+def _find_obstacles(boxes: Sequence[Box], edges: Sequence[Edge]) -> None:
     """Marks the edges on whose way, within one lane, other boxes lie."""
     rows = collections.defaultdict(list)  # In ascending order.
     for box in boxes:
@@ -195,7 +198,7 @@ def _find_obstacles(boxes, edges):
             edge.around = between > 0
 
 
-def _column_length(rows, lanes):
+def _column_length(rows: int, lanes: int) -> int:
     if rows <= _FEW_ROWS:
         return rows
     options = range(1, 40)

@@ -3,21 +3,31 @@
 import collections
 import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from keras_gamma.decay.decoupled import DecayEntry, DecayPlan
 from keras_gamma.decay.plan import GammaPlan, PlanEntry
+from keras_gamma.network.calls import NormCall
 from keras_gamma.network.inputs import trace
+from keras_gamma.network.network import Network
 from keras_gamma.plot import drawing
-from keras_gamma.plot.layout import lay_out
+from keras_gamma.plot.layout import Layout, lay_out
 from keras_gamma.plot.page import GammaRow, make_page
-from keras_gamma.roles.classification import classify
+from keras_gamma.roles.classification import Verdict, classify
 from keras_gamma.roles.finding import RoleReport, find_roles
 
 
-def plot_roles(model, to_file="roles.png", *, plan=None, inputs=None):
+def plot_roles(
+    model: keras.Model | Network,
+    to_file: str | os.PathLike[str] = "roles.png",
+    *,
+    plan: GammaPlan | DecayPlan | None = None,
+    inputs: Any = None,
+) -> Path:
     """Draws `model` with the residual role of every γ in colour.
 
     The network runs downwards: what skips carry in one lane, branches beside it, a circle for every
@@ -28,7 +38,7 @@ def plot_roles(model, to_file="roles.png", *, plan=None, inputs=None):
     in one file that needs nothing else.
 
     Args:
-        model: a built `keras.Model`. It stays as it is.
+        model: a built `keras.Model`, or its network. It stays as it is.
         to_file: path of the file: `.png`, `.svg`, `.pdf` or `.html`.
         plan: a `GammaPlan` or `DecayPlan` whose decisions to show (in an `.html` page), or `None`.
         inputs: see `find_roles`.
@@ -81,13 +91,13 @@ def plot_roles(model, to_file="roles.png", *, plan=None, inputs=None):
     return path
 
 
-def _weighted(network):
+def _weighted(network: Network) -> set[int]:
     """Nodes in whose making a weight takes part."""
     return {n for step in network.steps if step.is_weighted for n in step.numbers if n is not None}
 
 
 def _rows(
-    report: RoleReport, calls: Iterable[Any], plan: GammaPlan | DecayPlan | None
+    report: RoleReport, calls: Iterable[NormCall], plan: GammaPlan | DecayPlan | None
 ) -> list[GammaRow]:
     nodes = collections.defaultdict(list)
     for call in calls:
@@ -114,7 +124,10 @@ def _decision(entry: PlanEntry | DecayEntry | None) -> tuple[str | None, str | N
     return entry.decision.value, f"l2 {entry.strength:.4g}" if entry.strength else ""
 
 
-def _hover(layout, calls, verdicts):
+def _hover(
+    layout: Layout, calls: Iterable[NormCall], verdicts: Mapping[int, Verdict]
+) -> dict[int, dict[str, str]]:
+    """What to show of each box."""
     found = {box.node: {"label": box.label, "kind": str(box.kind)} for box in layout.boxes}
     for call in calls:
         if call.node in found:
