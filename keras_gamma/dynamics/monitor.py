@@ -51,8 +51,8 @@ class GammaMonitor(keras.callbacks.Callback):
         inputs: see `find_roles`.
 
     Attributes:
-        header: dict: the rule, and for each γ and kernel role, size and decay. `None` before
-        training.
+        header: dict: the rule, and for each γ and kernel role, size and decay; `None` before
+            training.
         history: list of dicts, one per measurement, each with `step`, `learning_rate`, `loss` (mean
             since the last measurement, penalties included), `gammas`, `roles`, `kernels`,
             `branches`.
