@@ -16,9 +16,15 @@ uses a set on which differences of a point can show. `--arms=every`: all 16 subs
         --epochs=200 --batch_size=128 --weight_decay=5e-4 --processes=1 \\
         --output_dir=runs/ablation_cifar100
 
-is for a GPU; not run here. The flags of train_resnet.py work, too, and are the same for every arm.
-Results in --output_dir: results.jsonl, report.md, report.html, curves.png, and a folder for each
-run.
+is for a GPU; not run here.
+
+    python examples/ablation.py --design=factorial --seeds=8 --output_dir=runs/factorial_ablation
+
+crosses the roles: every subset of them is an arm, so that every run tells about every role. Says
+beforehand what the seeds will be able to tell, and at the end effects, interactions, and what
+is equivalent to nothing. The flags of train_resnet.py work, too, and are the same for every arm.
+Results in --output_dir: results.jsonl, report.md, report.html, curves.png, effects.png, and a
+folder for each run.
 """
 
 import collections
@@ -45,7 +51,7 @@ from absl import flags
 from examples import train_resnet
 from examples.core import flags_common
 from examples.core.cli import UsageError, run_main
-from examples.experiments import experiment, pictures, significance
+from examples.experiments import experiment, factorial_sections, pictures, significance
 from examples.experiments.reports import Report, tell
 from examples.experiments.significance import Claim, geometric_mean, paired
 from keras_gamma import Guidelines, Role
@@ -61,6 +67,20 @@ flags.DEFINE_list(
     "What to compare: none, all, paper (the default guidelines), roles joined by +, such as "
     "residual_last+interior; or every, for all subsets of the four roles.",
 )
+flags.DEFINE_enum(
+    "design",
+    "one_by_one",
+    ["one_by_one", "factorial"],
+    "one_by_one: the arms of --arms; factorial: every subset of --roles.",
+)
+flags.DEFINE_list("roles", list(map(str, ROLES)), "With --design=factorial: what to cross.")
+flags.DEFINE_float(
+    "deviation",
+    0.5,
+    "With --design=factorial: by how many points a main effect varies between seeds, for the "
+    "power that is printed beforehand; 0.4 to 0.5 on the digits.",
+    lower_bound=1e-6,
+)
 flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, …; each arm is trained with each.", lower_bound=1)
 flags.DEFINE_integer("processes", 2, "Runs at a time.", lower_bound=1)
 flags.FLAGS.set_default("output_dir", "runs/ablation")
@@ -73,7 +93,9 @@ flags.adopt_module_key_flags(flags_common)
 def main(argv: Sequence[str]) -> None:
     """Does the runs that are missing, and writes the report."""
     del argv
-    arms = {arm: guidelines_of(arm) for arm in parse_arms(FLAGS.arms)}
+    factorial = FLAGS.design == "factorial"
+    words = factorial_sections.arms_of(parse_roles(FLAGS.roles)) if factorial else FLAGS.arms
+    arms = {arm: guidelines_of(arm) for arm in parse_arms(words)}
     for flag in ("guidelines", "seed", "noresume", "strategy"):
         if flag in FLAGS and FLAGS[flag].present:
             raise UsageError(f"--{flag} is set by the experiment itself")
@@ -90,13 +112,22 @@ def main(argv: Sequence[str]) -> None:
         for arm, guidelines in arms.items()
     ]
     print(f"{len(arms)} arms x {FLAGS.seeds} seeds in {directory}")
+    if factorial:
+        print(factorial_sections.power(FLAGS.seeds, FLAGS.deviation))
+    clock = factorial_sections.Clock(len(jobs))
+
+    def show(row: experiment.Row) -> str:
+        done = len(monitor_log.read_lines(directory / "results.jsonl")) - 1  # A line of settings.
+        told = f"{row['arm']}, seed {row['seed']}: {row['final_test_accuracy']:.4f}"
+        return f"{told}  {clock.tick(done)}"
+
     rows = experiment.run_jobs(
         jobs,
         partial(train, directory / "runs", [] if FLAGS.data_dir is None else [FLAGS.data_dir]),
         directory,
         settings,
         processes=FLAGS.processes,
-        tell=lambda row: f"{row['arm']}, seed {row['seed']}: {row['final_test_accuracy']:.4f}",
+        tell=show,
         threads=True,
     )
     write_report(rows, list(arms), settings, directory)
@@ -115,6 +146,15 @@ def parse_arms(words: Sequence[str]) -> list[str]:
             guidelines_of(word)
             arms.append(word)
     return list(dict.fromkeys(arms))
+
+
+def parse_roles(words: Sequence[str]) -> list[str]:
+    """Returns the roles to cross, each once."""
+    if unknown := [word for word in words if word not in ROLES]:
+        raise UsageError(f"--roles: {unknown[0]!r} is no role; roles are {', '.join(ROLES)}")
+    if not words or len(set(words)) < len(words):
+        raise UsageError(f"--roles: each role once, and at least one; got {','.join(words)!r}")
+    return list(words)
 
 
 def guidelines_of(arm: str) -> str:
@@ -222,6 +262,9 @@ def write_report(
         "Means over seeds with 95 % intervals (Student's t); differences are paired by seed; "
         f"p-values of paired t-tests against {base}, Holm-corrected."
     )
+    if FLAGS.design == "factorial":
+        points = {(r["seed"], r["arm"]): round(100 * r["final_test_accuracy"], 4) for r in rows}
+        factorial_sections.add(report, points, FLAGS.roles, directory)
     report.heading("Mechanism")
     names = list(dict.fromkeys(name for row in rows for name in row if is_mechanism(name)))
 

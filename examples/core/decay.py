@@ -7,10 +7,12 @@ about γ; biases and β are left alone.
 """
 
 from functools import partial
+from typing import Any
 
 import keras
 
 import keras_gamma
+from keras_gamma import units
 
 # Where a layer keeps a kernel, and where it may keep the regularizer of that kernel.
 _KERNELS = {
@@ -67,6 +69,26 @@ def decide_decay(
         return decay_gammas(model, weight_decay, guidelines), None
     plan = keras_gamma.plan_weight_decay(model, guidelines=guidelines)
     return plan, plan
+
+
+def tell_dose(
+    optimizer: str, kind: str, weight_decay: float, schedule: Any, steps: int, momentum: float
+) -> str:
+    """What the run's decay alone would leave of a γ of factor 1, in words.
+
+    Args:
+        optimizer: name of it.
+        kind: "coupled" or "decoupled".
+        weight_decay: the strength, in the units of its kind.
+        schedule: from the number of a step to its learning rate.
+        steps: of the whole run.
+        momentum: of SGD.
+    """
+    if kind == "coupled" and optimizer != "sgd":
+        return f"Dose: none can be told, since {optimizer} divides the L2 by √v."
+    passes = momentum if kind == "coupled" else 0.0
+    dose = units.dose(weight_decay, schedule, steps, momentum=passes)
+    return f"Dose {dose:.3g}: decay alone would leave {units.left_by(dose):.2%} of a decayed γ."
 
 
 def check_decay(model: keras.Model, plan: keras_gamma.GammaPlan | keras_gamma.DecayPlan) -> None:

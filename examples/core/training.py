@@ -21,7 +21,7 @@ from examples.cluster import distribution
 from examples.core import flags_common
 from examples.core.callbacks import SaveProgress, draw_monitor, monitor, tensorboard
 from examples.core.cli import UsageError
-from examples.core.decay import check_decay, decay_kernels, decide_decay
+from examples.core.decay import check_decay, decay_kernels, decide_decay, tell_dose
 from examples.core.optimizers import make_optimizer, make_schedule
 from examples.core.run_state import Progress, Run
 
@@ -161,6 +161,10 @@ def compile_model(
         peak=FLAGS.learning_rate,
         warmup_steps=round(FLAGS.warmup_epochs * steps),
         total_steps=FLAGS.epochs * steps,
+    )
+    total = FLAGS.epochs * steps
+    print(
+        tell_dose(FLAGS.optimizer, FLAGS.decay, FLAGS.weight_decay, schedule, total, FLAGS.momentum)
     )
     optimizer = make_optimizer(
         FLAGS.optimizer,

@@ -42,7 +42,7 @@ def confusion_matrix(counts: np.ndarray, path: Path) -> None:
     """
     classes = len(counts)
     size = min(3.0 + 0.35 * classes, 12.0)
-    figure, axes = _subplots(1, 1, (size, size))
+    figure, axes = subplots(1, 1, (size, size))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
     if classes <= 20:
@@ -55,7 +55,7 @@ def confusion_matrix(counts: np.ndarray, path: Path) -> None:
     accuracy = np.trace(counts) / max(counts.sum(), 1)
     title = f"{counts.sum()} test images, {accuracy:.2%} right"
     axes.set(xlabel="found", ylabel="true", title=title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def learning_curves(
@@ -69,7 +69,7 @@ def learning_curves(
         base: name of the arm that the others are compared with.
         path: the PNG file to write.
     """
-    figure, (left, right) = _subplots(1, 2, (13.0, 5.0))
+    figure, (left, right) = subplots(1, 2, (13.0, 5.0))
     for arm, values in curves.items():
         epochs = np.arange(1, values.shape[1] + 1)
         left.plot(epochs, values.mean(axis=0), label=arm, linewidth=1.4)
@@ -84,7 +84,7 @@ def learning_curves(
     right.axvline(0.0, color="gray", linewidth=0.8)
     right.set_yticks([-place for place in range(len(differences))], list(differences))
     right.set(xlabel="points", title=f"final accuracy minus that of {base}, 95 % intervals")
-    _save(figure, path)
+    save(figure, path)
 
 
 def lines(panels: Sequence[Panel], path: Path) -> None:
@@ -96,7 +96,7 @@ def lines(panels: Sequence[Panel], path: Path) -> None:
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = _subplots(rows, columns, (5.0 * columns, 4.0 * rows))
+    figure, axes = subplots(rows, columns, (5.0 * columns, 4.0 * rows))
     for axis, panel in zip(np.ravel(axes), panels, strict=False):
         for label, (x, y, style) in panel.lines.items():
             axis.plot(x, y, style, label=label, linewidth=1.3, markersize=5)
@@ -106,10 +106,11 @@ def lines(panels: Sequence[Panel], path: Path) -> None:
         axis.grid(alpha=0.25)
     for axis in np.ravel(axes)[len(panels) :]:
         figure.delaxes(axis)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+def subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """Returns a figure of the given size in inches, and its axes; no window is opened."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -118,7 +119,8 @@ def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, 
     return figure, figure.subplots(rows, columns)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     write_atomic(path, content.getvalue())

@@ -36,8 +36,7 @@ class Report:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Adds a table."""
-        lines = [header, ["---"] * len(header), *rows]
-        self._markdown.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        self._markdown.append(markdown_table(header, rows))
         cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
@@ -73,6 +72,12 @@ class Report:
         write_atomic(directory / "report.md", ("\n\n".join(self._markdown) + "\n").encode())
         page = _PAGE.format(title=html.escape(self._title), body="\n".join(self._html))
         write_atomic(directory / "report.html", page.encode())
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table as Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def tell(found: Estimate) -> str:

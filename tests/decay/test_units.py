@@ -132,3 +132,60 @@ def test_arguments_out_of_range():
         units.decoupled_from_coupled(0.1, 0.9, nesterov=True, dampening=0.1)
     with pytest.raises(ValueError, match=r"`dampening` must be in \[0, 1\]"):
         units.decoupled_from_coupled(0.1, 0.9, dampening=2)
+
+
+def left_of(optimizer, steps, l2=0.0):
+    """What the steps leave of w = 1, with no gradient but that of l2·w²."""
+    return float(np.prod(1.0 - shares(optimizer, steps, l2)))
+
+
+def test_a_dose_says_what_a_run_leaves():
+    """By steps of Keras' own optimizers under a schedule, without gradients of the data."""
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 300)
+    for decay, tolerance in ((2e-3, 0.03), (1e-2, 0.12)):  # 0.3 and 1.5
+        dose = units.dose(decay, schedule, 300, momentum=0.9)
+        assert dose == pytest.approx(150 * decay, rel=0.01)
+        left = left_of(keras.optimizers.SGD(schedule, momentum=0.9), 300, l2=decay / 2)
+        assert -np.log(left) == pytest.approx(dose, rel=tolerance)
+    left = left_of(keras.optimizers.AdamW(schedule, weight_decay=5e-2), 300)
+    assert -np.log(left) == pytest.approx(units.dose(5e-2, schedule, 300), rel=0.01)
+
+
+def test_a_dose_of_numbers():
+    rates = [0.5, 0.25, 0.25]
+    assert units.dose(0.1, rates, momentum=0.5) == pytest.approx(0.2)
+    assert units.dose(0.1, np.array(rates)) == pytest.approx(0.1)
+    assert units.dose(0.1, lambda step: rates[step], 3) == pytest.approx(0.1)
+    assert units.dose(0.1, 0.5, 4) == pytest.approx(0.2)
+    assert units.dose(0.1, 0.5, 0) == 0.0
+    assert units.left_by(0.0) == 1.0
+
+
+def test_a_long_schedule_is_asked_at_some_steps():
+    asked = []
+
+    def schedule(step):
+        asked.append(step)
+        return 0.1 if step < 20_000 else 0.01
+
+    rates = [0.1] * 20_000 + [0.01] * 13_337
+    exact = units.dose(1e-4, rates, momentum=0.9)
+    assert units.dose(1e-4, schedule, len(rates), momentum=0.9) == pytest.approx(exact, rel=1e-3)
+    assert len(asked) <= 2000 and min(asked) < 20 and max(asked) > len(rates) - 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((0.1, 0.5), "`steps`, the number of updates"),
+        ((0.1, 0.5, 1.5), "`steps`, the number of updates"),
+        ((0.1, 0.5, True), "`steps`, the number of updates"),
+        ((0.1, [0.5], 1), "`steps` is the number of learning rates"),
+        ((-0.1, 0.5, 1), "`weight_decay` must be"),
+        ((0.1, [0.5, -0.5]), "`learning_rate` must be"),
+        ((0.1, float("nan"), 3), "`learning_rate` must be"),
+    ],
+)
+def test_bad_doses(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        units.dose(*arguments)

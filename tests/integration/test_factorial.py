@@ -1,13 +1,27 @@
 """The factorial experiment: its engine is `model.fit`, and its statistics are right."""
 
+import itertools
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
+from scipy import stats
 
 import keras_gamma
-from examples.core.decay import decay_kernels
-from examples.experiments import factorial_engine
+from examples.core.decay import decay_kernels, tell_dose
+from examples.experiments import (
+    factorial_cells,
+    factorial_engine,
+    factorial_plan,
+    factorial_sections,
+    factorial_statistics,
+)
+from examples.experiments.factorial_statistics import Design, Hypothesis
+from examples.experiments.reports import Report
 from examples.models.resnet import build_model
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +93,160 @@ def test_ratios_are_those_of_the_library(engine):
     np.testing.assert_allclose(engine.branch_ratios(images), theirs, rtol=1e-3)
     for now, before in zip(engine.model.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(now, before)
+
+
+def test_effects_are_those_that_the_numbers_were_made_of():
+    random = np.random.default_rng(0)
+    results = {}
+    for seed in range(5):
+        block = random.normal()
+        for bits in itertools.product("01", repeat=3):
+            a, b, c = map(int, bits)
+            results[seed, "".join(bits)] = block + 2 * a - b + 0.5 * a * c
+    results[9, "000"] = 1.0  # A seed that was interrupted.
+    design = Design.of(("a", "b", "c"), results)
+    assert design.seeds == (0, 1, 2, 3, 4)
+    # c is on in half of the arms: its product with a adds half of 0.5 to the effect of either.
+    np.testing.assert_allclose(design.effect("a"), 2.25)
+    np.testing.assert_allclose(design.effect("b"), -1.0)
+    np.testing.assert_allclose(design.effect("c"), 0.25)
+    np.testing.assert_allclose(design.effect("a", "c"), 0.25)
+    np.testing.assert_allclose(design.effect("a", "b"), 0.0, atol=1e-12)
+    np.testing.assert_allclose(design.difference("101", "000"), 2.5)
+    assert design.only([3, 1]).values.shape == (2, 2, 2, 2)
+
+
+def test_an_equivalence_is_two_t_tests():
+    values = np.array([0.05, 0.2, -0.1, 0.12, 0.08, 0.02])
+    # The interval of 90 % touches the margin where p is 0.05.
+    low, high = stats.t.interval(0.9, 5, values.mean(), stats.sem(values))
+    assert factorial_statistics.equivalence(values, high) == pytest.approx(0.05)
+    assert factorial_statistics.equivalence(-values, high) == pytest.approx(0.05)
+    assert low > -high
+
+
+@pytest.mark.parametrize(
+    ("values", "sign", "expected"),
+    [
+        ([1.0, 1.1, 0.9, 1.05], 1, "holds"),
+        ([1.0, 1.1, 0.9, 1.05], -1, "refuted"),
+        ([0.1, 0.11, 0.09, 0.105], 1, "holds, but equivalent to nothing within 0.3"),
+        ([0.01, -0.02, 0.015, 0.0], 1, "equivalent to nothing within 0.3"),
+        ([2.0, -2.0, 1.0, -1.5], 1, "cannot be told"),
+        ([2.0], 1, "not reached"),
+    ],
+)
+def test_verdicts(values, sign, expected):
+    found = factorial_statistics.judge_family([Hypothesis("", sign, np.array(values))])
+    assert found[0].text == expected
+
+
+def test_families_are_corrected():
+    one = Hypothesis("", 1, np.array([0.5, 0.1, 0.9, 0.7]))
+    alone = factorial_statistics.judge_family([one])[0]
+    among = factorial_statistics.judge_family([one] * 4)[0]
+    assert alone.text == "holds"
+    assert among.p == pytest.approx(min(1, 4 * alone.p))
+    assert among.text == "cannot be told"
+
+
+def test_power_is_what_simulation_says():
+    random = np.random.default_rng(1)
+    effect = factorial_statistics.detectable(0.5, 12)
+    drawn = random.normal(effect, 0.5, (4000, 12))
+    found = stats.ttest_1samp(drawn, 0.0, axis=1).pvalue < 0.05
+    assert np.mean(found) == pytest.approx(0.8, abs=0.03)
+    assert factorial_statistics.half_width(0.5, 1) == np.inf
+
+
+def test_arms_are_all_subsets_and_bits_say_which():
+    arms = factorial_sections.arms_of(["residual_last", "trunk"])
+    assert arms == ["none", "residual_last", "trunk", "residual_last+trunk"]
+    bits = [factorial_sections.bits_of(arm, ["residual_last", "trunk"]) for arm in arms]
+    assert bits == ["00", "10", "01", "11"]
+    roles = ["residual_last", "shortcut", "interior", "trunk"]
+    assert factorial_sections.presets(roles) == {
+        "guidelines − none": ("1010", "0000"),
+        "all − none": ("1111", "0000"),
+        "guidelines − all": ("1010", "1111"),
+    }
+    # All of what the guidelines decay: the two presets are the same arm.
+    assert list(factorial_sections.presets(["interior"])) == ["guidelines − none", "all − none"]
+
+
+def test_power_is_told():
+    told = factorial_sections.power(8, 0.5)
+    assert "8 seeds" in told and "±0.42 points" in told and "46 seeds" in told
+    assert "nothing can be told" in factorial_sections.power(1, 0.5)
+
+
+def test_the_clock_counts_what_was_there(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(factorial_sections.time, "monotonic", lambda: now[0])
+    clock = factorial_sections.Clock(20)
+    now[0] += 60.0
+    # Ten were there; one took a minute; nine are left.
+    assert clock.tick(11) == "█" * 11 + "░" * 9 + " 9 min left"
+    now[0] += 180.0
+    assert clock.tick(20).endswith(" 0 min left")
+
+
+def test_the_report_tells_what_the_numbers_were_made_of(tmp_path):
+    random = np.random.default_rng(4)
+    roles = ["residual_last", "trunk"]
+    accuracies = {}
+    for seed in range(6):
+        block = 90 + random.normal()
+        for arm in factorial_sections.arms_of(roles):
+            effect = -2.0 * ("trunk" in arm) + random.normal(0, 0.05)
+            accuracies[seed, arm] = block + effect
+    report = Report("test")
+    factorial_sections.add(report, accuracies, roles, tmp_path)
+    report.write(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if "|" in line}
+    assert lines["trunk"].endswith("| below 0 |") and "-2.0" in lines["trunk"]
+    assert lines["residual_last"].endswith("| equivalent to nothing within 0.3 |")
+    assert "equivalent to nothing" in lines["residual_last × trunk"]
+    assert "below 0" in lines["all − none"]
+    assert (tmp_path / "effects.png").stat().st_size > 10_000
+
+
+def test_the_plan_is_what_was_written_down():
+    text = (ROOT / "docs" / "experiments" / "preregistration.md").read_text(encoding="utf-8")
+    rows = [
+        line.split(" | ")
+        for line in text.splitlines()
+        if line[:3] in {f"| {n}" for n in "123456789"}
+    ]
+    assert len(rows) == len(factorial_plan.PLAN)
+    for row, (cell, seeds) in zip(rows, factorial_plan.PLAN, strict=True):
+        first, last = map(int, row[4].split("–"))
+        above = row[2] == "one step above"
+        tuned = factorial_plan.RATE_OF[cell.depth]
+        assert (cell.depth, cell.dose) == (int(row[1]), float(row[3]))
+        assert (seeds.start, seeds.stop - 1) == (first, last)
+        assert cell.rate == (0.1 if above else tuned) and (not above or tuned < 0.1)
+        assert cell.steps == 300
+
+
+def test_seeds_share_data_and_nothing_of_the_test():
+    cell = factorial_plan.PRIMARY
+    one, again, other = (factorial_cells.data_of(cell, seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.order, again.order)
+    np.testing.assert_array_equal(one.train[0], again.train[0])
+    assert not np.array_equal(one.order, other.order)
+    # Every pass has every image once.
+    assert sorted(one.order[:5].ravel()) == list(range(150))
+    test, validation = (factorial_cells.held_out(split)[0] for split in ("test", "validation"))
+    assert (len(test), len(validation)) == (900, 297)
+    held = {image.tobytes() for image in (*test, *validation)}
+    assert not held & {image.tobytes() for image in one.train[0]}
+
+
+def test_the_binaries_tell_the_dose():
+    told = tell_dose("sgd", "coupled", 5e-3, lambda step: 0.05, 300, 0.9)
+    assert told == "Dose 0.75: decay alone would leave 47.24% of a decayed γ."
+    told = tell_dose("adamw", "decoupled", 0.05, lambda step: 1e-3, 1000, 0.9)
+    assert told.startswith("Dose 0.05: ")
+    assert "none can be told" in tell_dose("adam", "coupled", 5e-3, lambda step: 0.05, 300, 0.9)

@@ -1,0 +1,182 @@
+"""Redraws every table and figure of the factorial experiment from its raw rows.
+
+    python examples/experiments/factorial_report.py
+
+reads docs/experiments/rows/test.jsonl.gz, writes the part of docs/evidence.md between the two
+marks, and the figures beside it. `--rows=runs/factorial/test.jsonl` takes the rows of a run of your
+own, and `--pack` puts them into the repository first. What is judged, and how, is
+docs/experiments/preregistration.md.
+"""
+
+import gzip
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# The repository's root, so that the script runs from anywhere, and before anything is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from absl import flags
+
+from examples.core.cli import UsageError, run_main
+from examples.experiments import factorial_findings as findings
+from examples.experiments import factorial_pictures, factorial_sections
+from examples.experiments.factorial_statistics import Verdict
+from examples.experiments.reports import markdown_table, tell
+from examples.experiments.significance import estimate
+
+FLAGS = flags.FLAGS
+ROOT = Path(__file__).resolve().parents[2]
+EVIDENCE = ROOT / "docs" / "evidence.md"
+ROWS = ROOT / "docs" / "experiments" / "rows" / "test.jsonl.gz"
+PICTURES = ROOT / "docs" / "pictures"
+BEGIN, END = "<!-- factorial: begin -->", "<!-- factorial: end -->"
+
+if "rows" not in FLAGS:
+    flags.DEFINE_string("rows", str(ROWS), "The raw rows: .jsonl or .jsonl.gz.")
+    flags.DEFINE_bool("pack", False, "Puts the rows into the repository, compressed.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes the tables and figures."""
+    del argv
+    path = Path(FLAGS.rows)
+    if not path.is_file():
+        raise UsageError(f"--rows: there is no {path}; factorial.py makes it")
+    rows = read(path)
+    if FLAGS.pack:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        ROWS.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    before, rest = EVIDENCE.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    EVIDENCE.write_text(f"{before}{BEGIN}\n{tables(rows)}\n{END}{after}", encoding="utf-8")
+    draw(findings.by_cell(rows))
+    print(f"{len(rows)} rows; wrote {EVIDENCE} and two figures in {PICTURES}")
+
+
+def draw(designs: findings.Designs) -> None:
+    """Draws the two figures."""
+    named = {findings.name_of(cell): design for cell, design in designs.items()}
+    contrasts = factorial_sections.presets(list(map(str, findings.ROLES)))
+    factorial_pictures.effects(named, contrasts, PICTURES / "factorial_effects.png")
+    tuned = {
+        (cell.depth, cell.dose): design
+        for cell, design in designs.items()
+        if cell.rate == findings.plan.RATE_OF[cell.depth]
+    }
+    values = {
+        name: {place: float(design.arm(arm).mean()) for place, design in tuned.items()}
+        for name, arm in findings.PRESETS.items()
+    }
+    best = {place: findings.best_arm(design)[1] for place, design in tuned.items()}
+    values["best of 16 (chosen by the same seeds)"] = best
+    factorial_pictures.maps(values, "none", PICTURES / "factorial_map.png")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Reads rows; a line that was cut off at the end is left out."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    found = []
+    with opened(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                found.append(json.loads(line))
+    return found
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> str:
+    """The tables, as Markdown."""
+    designs = findings.by_cell(rows)
+    families = findings.judge(rows)
+    presets = {name: family for name, family in families.items() if name.startswith("A, ")}
+    parts = [_cells(designs), _effects(designs)]
+    parts += [_families("A, presets, in every cell", presets)] if presets else []
+    parts += [_families(name, {"": f}) for name, f in families.items() if name not in presets]
+    return "\n\n".join([*parts, _turn(rows), _failures(designs)])
+
+
+def _cells(designs: findings.Designs) -> str:
+    lines = []
+    for place, design in designs.items():
+        best, mean = findings.best_arm(design)
+        lines.append(
+            [
+                findings.name_of(place),
+                f"{place.rate:g}",
+                str(len(design.seeds)),
+                *(tell(estimate(design.arm(arm))) for arm in findings.PRESETS.values()),
+                f"{mean:.1f} ({best})",
+            ]
+        )
+    header = ["cell", "η", "seeds", *findings.PRESETS, "best of 16, by the same seeds"]
+    return "Test accuracy, %:\n\n" + markdown_table(header, lines)
+
+
+def _effects(designs: findings.Designs) -> str:
+    lines = [
+        [
+            findings.name_of(place),
+            *(tell(estimate(design.effect(role))) for role in design.switches),
+            tell(estimate(design.difference(findings.GUIDELINES, findings.NONE))),
+            tell(estimate(design.difference(findings.ALL, findings.NONE))),
+        ]
+        for place, design in designs.items()
+    ]
+    header = ["cell", *map(str, findings.ROLES), "guidelines − none", "all − none"]
+    return "Effects, points (not corrected):\n\n" + markdown_table(header, lines)
+
+
+def _families(name: str, families: dict[str, list[Verdict]]) -> str:
+    """One table; p-values are corrected within each family."""
+    lines = [
+        [
+            cell.removeprefix("A, presets: "),
+            verdict.hypothesis.text,
+            tell(verdict.hypothesis.seen) if len(verdict.hypothesis.values) else "–",
+            f"{verdict.p:.2g}",
+            "–" if verdict.hypothesis.margin is None else f"{verdict.p_equivalence:.2g}",
+            verdict.text,
+        ]
+        for cell, family in families.items()
+        for verdict in family
+    ]
+    header = ["cell", "predicted", "seen (95 %)", "p", "p of equivalence", "verdict"]
+    if not lines[0][0]:
+        header, lines = header[1:], [line[1:] for line in lines]
+    return f"**{name}**\n\n" + markdown_table(header, lines)
+
+
+def _turn(rows: Sequence[dict[str, Any]]) -> str:
+    found = findings.turn(rows)
+    lines = [
+        [str(depth), tell(found.ratios[depth]), tell(found.effects[depth])]
+        for depth in found.effects
+    ]
+    header = ["depth", "log of branch/skip at “none”", "effect of residual_last, points"]
+    title = f"**E, where the sign turns (dose 10)**: {found.text}"
+    return f"{title}\n\n{markdown_table(header, lines)}"
+
+
+def _failures(designs: findings.Designs) -> str:
+    """Runs that did not train, where there are any."""
+    lines = []
+    for place, design in designs.items():
+        failed = design.values < findings.TRAINED
+        if failed.any():
+            for role in design.switches[:2]:
+                axis = 1 + design.switches.index(role)
+                on, off = (failed.take(bit, axis) for bit in (1, 0))
+                lines.append(
+                    [findings.name_of(place), role, f"{on.sum()} of {on.size}",
+                     f"{off.sum()} of {off.size}"]
+                )  # fmt: skip
+    if not lines:
+        return f"No run ended below {findings.TRAINED:g} %."
+    header = ["cell", "role", "failed with decay", "failed without"]
+    return f"Runs below {findings.TRAINED:g} %:\n\n" + markdown_table(header, lines)
+
+
+if __name__ == "__main__":
+    run_main(main)
