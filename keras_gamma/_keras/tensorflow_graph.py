@@ -164,7 +164,9 @@ class ScratchGraph:
         for operation in self.operations_behind(tensor, dict(values)):
             if operation.outputs and operation.outputs[0].name in values:
                 continue
-            outputs = GraphOperation(operation, False)(*(values[i.name] for i in operation.inputs))
+            with self._tf.init_scope():  # Also while this graph is being written.
+                run = GraphOperation(operation, False)
+                outputs = run(*(values[source.name] for source in operation.inputs))
             listed = outputs if isinstance(outputs, list) else [outputs]
             values.update((o.name, v) for o, v in zip(operation.outputs, listed, strict=True))
         return values[tensor.name]

@@ -39,6 +39,33 @@ def normalized(
     return None
 
 
+def shifted(nodes: Sequence[Node], powers: Powers, pair: Sequence[int]) -> int | None:
+    """The node that a sum of two normalizes: `x·s + (β - mean(x)·s)`, where s is rsqrt(var(x)).
+
+    Returns:
+        The number of the node that both operands normalize, in one and the same layer, or `None`.
+    """
+    first, second = (_behind(nodes, number) for number in pair)
+    norms = nodes[first], nodes[second]
+    if first == second or any(node.kind is not Kind.NORM or not node.inputs for node in norms):
+        return None
+    layers = {node.label.rpartition("/")[0] for node in norms}
+    sources = {node.inputs for node in norms}
+    # Two layers that normalize one tensor are two, and have no powers.
+    is_written_out = first in powers and second in powers
+    return norms[0].inputs[0] if len(layers) == len(sources) == 1 and is_written_out else None
+
+
+def _behind(nodes: Sequence[Node], number: int) -> int:
+    """Back over what has one operand, as far as a normalization."""
+    for _ in range(_WIDTH):
+        node = nodes[number]
+        if node.kind not in (Kind.LINEAR, Kind.IDENTITY) or len(node.inputs) != 1:
+            break
+        (number,) = node.inputs
+    return number
+
+
 def _ancestors(nodes: Sequence[Node], node: int, limit: int) -> list[int]:
     """The nodes that `node` is computed from, itself first, later ones first; a few."""
     found: list[int] = []

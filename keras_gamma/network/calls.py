@@ -18,6 +18,26 @@ class NormCall:
     node: int
 
 
+@dataclasses.dataclass(frozen=True)
+class GainCall:
+    """One product of data with a learned gain that is no normalization's (LayerScale's γ, say).
+
+    Args:
+        layer: the layer that holds the gain.
+        name: string, the attribute that holds it.
+        variable: the `keras.Variable`: one number, or one per channel.
+        neutral: float, the stored value that leaves the data unscaled: 1.0, or 0.0 where 1 is
+            added to it.
+        node: the number of the product's node.
+    """
+
+    layer: keras.Layer
+    name: str
+    variable: keras.Variable
+    neutral: float
+    node: int
+
+
 class Step(NamedTuple):
     """One call that was not opened any further, as it can be made again with numbers.
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from keras_gamma.network.calls import NormCall, Step
+from keras_gamma.network.calls import GainCall, NormCall, Step
 from keras_gamma.network.graph import Graph
 
 _T = TypeVar("_T")
@@ -22,6 +22,7 @@ class Network:
         model: the `keras.Model` that was traced.
         graph: a `Graph`.
         calls: tuple of `NormCall`, in the order of computation.
+        gains: tuple of `GainCall`: products with learned gains that are no normalization's.
         opaque: dict from the id of each layer in a part that could not be opened to the cause.
         rejected: ids of layers that look like normalizations but do not behave as one.
         inputs: tuple of the `KerasTensor`s it was traced on.
@@ -43,6 +44,7 @@ class Network:
     model: keras.Model
     graph: Graph
     calls: tuple[NormCall, ...]
+    gains: tuple[GainCall, ...]
     opaque: dict[int, str]
     rejected: frozenset[int]
     inputs: tuple[keras.KerasTensor, ...]

@@ -8,6 +8,8 @@ the layer on numbers and keeps it only if it does what a normalization does.
 import dataclasses
 import inspect
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,7 +34,7 @@ class Normalization:
     scale: str | None = "gamma"
     neutral: float | None = 1.0
 
-    def variable(self, layer):
+    def variable(self, layer: keras.Layer) -> keras.Variable | None:
         """The scale variable of `layer`, or `None` (`scale=False`, say)."""
         return None if self.scale is None else getattr(layer, self.scale, None)
 
@@ -51,13 +53,17 @@ _EPSILON_NAMES = ("epsilon", "eps", "variance_epsilon", "norm_eps", "_epsilon")
 _KINDS = ("batch", "instance", "group", "rms", "layer")
 
 
-def register_normalization(cls=None, *, kind, scale="gamma", neutral=1.0):
+def register_normalization(
+    cls: type | None = None, *, kind: str, scale: str | None = "gamma", neutral: float = 1.0
+) -> Any:
     """Tells keras_gamma that `cls` is a normalization layer.
 
-    Most third-party normalizations are recognized without this: a layer with a variable
-    called `gamma`, `scale` or `weight` is run on random numbers, and counts as a
-    normalization if its output does not change when its input is multiplied by a
-    constant. Register a class whose scale has another name, or which cannot be run alone.
+    Most third-party normalizations are recognized without this, whatever their names. A layer
+    that is not Keras' own and has no layers inside is run on random numbers: it counts as a
+    normalization if its output does not change when its input is multiplied by a constant, and
+    its γ is the variable that, set to 0 (or to −1), makes its output the same for every input.
+    One that is written out inside a larger layer, or takes several tensors, is found by what its
+    operations do. Register a class that cannot be run, or whose operations cannot be read.
     Subclasses inherit the entry of their nearest registered parent.
 
     Args:
@@ -101,7 +107,7 @@ def register_normalization(cls=None, *, kind, scale="gamma", neutral=1.0):
     return cls
 
 
-def registered(layer):
+def registered(layer: keras.Layer) -> Normalization | None:
     """The registry's entry for `layer`, from the nearest registered class, or `None`."""
     for cls in type(layer).__mro__:
         if cls in _REGISTRY:
@@ -109,24 +115,24 @@ def registered(layer):
     return None
 
 
-def is_layer_scale(layer):
+def is_layer_scale(layer: keras.Layer) -> bool:
     """Whether `layer` is a LayerScale: a learned gain that is not a normalization's."""
     return re.search(r"layer_?scale", type(layer).__name__, re.IGNORECASE) is not None
 
 
-def own_variables(layer):
+def own_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
     """Attribute name -> variable, for the variables that `layer` holds itself."""
     return {k: v for k, v in vars(layer).items() if isinstance(v, keras.Variable)}
 
 
-def _scale_candidates(layer):
+def _scale_candidates(layer: keras.Layer) -> list[str]:
     """Names of the variables that may be the scale, the likeliest first."""
     names = [k for k, v in own_variables(layer).items() if v.trainable and len(v.shape) > 0]
     rank = {name: i for i, name in enumerate((*_SCALE_NAMES, None, *SHIFT_NAMES))}
     return sorted(names, key=lambda name: rank.get(name.lstrip("_"), rank[None]))
 
 
-def looks_like_normalization(layer):
+def looks_like_normalization(layer: keras.Layer) -> bool:
     """Whether `layer` has a scale and is named, or built, as normalizations are."""
     if _keras.sublayers(layer) or is_layer_scale(layer):
         return False
@@ -136,7 +142,7 @@ def looks_like_normalization(layer):
     return any(name.lstrip("_") in _SCALE_NAMES for name in own_variables(layer))
 
 
-def holds_one(layer):
+def holds_one(layer: keras.Layer) -> bool:
     """Whether `layer` is a normalization, or has one inside, as far as that can be seen."""
     return any(
         registered(inner) is not None or looks_like_normalization(inner)
@@ -144,13 +150,13 @@ def holds_one(layer):
     )
 
 
-def may_be_normalization(layer):
+def may_be_normalization(layer: keras.Layer) -> bool:
     """Whether `layer` is worth a probe: a leaf that Keras does not document."""
     leaf = not _keras.sublayers(layer) and not isinstance(layer, keras.Model)
     return leaf and not _keras.is_layer_of_keras(layer)
 
 
-def kind_from_name(cls):
+def kind_from_name(cls: type) -> str:
     """A `kind` for an unregistered class, from its name."""
     name = cls.__name__.lower()
     for kind in _KINDS:
@@ -159,11 +165,12 @@ def kind_from_name(cls):
     return name
 
 
-def probe(layer, shape):
+def probe(layer: keras.Layer, shape: Sequence[int]) -> Normalization | None:
     """Finds out by running `layer` whether it normalizes, and how its scale enters.
 
     A normalization follows its input, but does not change its output when its input is
-    multiplied by a constant. With its scale set to 0 the output depends no longer on the
+    multiplied by a constant (one that is fused with an activation: when a large input, or a small
+    one, is). With its scale set to 0 the output depends no longer on the
     input (`γ · x̂`); if that is so at −1 instead, the layer multiplies by `1 + γ`.
 
     Args:
@@ -186,11 +193,11 @@ def probe(layer, shape):
     return None
 
 
-def _probe_at(layer, shape):
+def _probe_at(layer: keras.Layer, shape: tuple[int, ...]) -> Normalization | None:
     rng = np.random.default_rng(0)
     x, other = (rng.normal(0.5, 8.0, shape).astype("float32") for _ in range(2))
 
-    def run(inputs, values=()):
+    def run(inputs: Any, values: Sequence[tuple[keras.Variable, float]] = ()) -> Any:
         mapping = [(v, np.full(v.shape, value, "float32")) for v, value in values]
         with keras.StatelessScope(state_mapping=mapping):
             tensor = keras.ops.cast(keras.ops.convert_to_tensor(inputs), layer.compute_dtype)
@@ -204,14 +211,25 @@ def _probe_at(layer, shape):
     reference = run(x, likeliest)
     spread = float(np.std(reference))
 
-    def same(a, b):
+    def same(a: Any, b: Any) -> bool:
         return bool(np.all(np.abs(a - b) <= 0.05 * spread))
 
     if reference.shape != tuple(shape) or not np.isfinite(spread) or spread == 0.0:
         return None
     # It must follow its input, but not its input's scale.
-    if not same(reference, run(64.0 * x, likeliest)) or same(reference, run(other, likeliest)):
+    if same(reference, run(other, likeliest)):
         return None
+    if not same(reference, run(64.0 * x, likeliest)):
+        # Fused with an activation that saturates (EvoNorm), it does so at both ends. What only
+        # saturates (tanh) follows the scale of small inputs.
+        def near(a: Any, b: Any) -> bool:
+            return float(np.sqrt(np.mean((a - b) ** 2))) <= 0.1 * float(np.std(a))
+
+        large = [run(scale * x, likeliest) for scale in (64.0, 4096.0)]
+        small = [run(scale * x, likeliest) for scale in (1 / 64, 1 / 128)]
+        follows = not near(small[0], run(other / 64, likeliest))
+        if not (near(*large) and near(*small) and follows):
+            return None
     kind = kind_from_name(type(layer))
     for name in candidates:
         for value, neutral in ((0.0, 1.0), (-1.0, 0.0)):
@@ -221,11 +239,11 @@ def _probe_at(layer, shape):
     return Normalization(kind, scale=None) if not candidates else None
 
 
-def _takes_training(layer):
+def _takes_training(layer: keras.Layer) -> bool:
     return "training" in inspect.signature(layer.call).parameters
 
 
-def unverified(layer):
+def unverified(layer: keras.Layer) -> Normalization:
     """The entry for a layer that looks like a normalization but was never called.
 
     Whether it multiplies by γ or by 1 + γ is not known, so no penalty may be put on it.

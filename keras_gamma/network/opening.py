@@ -18,6 +18,7 @@ from keras_gamma._keras import layers as _layers
 from keras_gamma.network import control_flow, normalizations, operations
 from keras_gamma.network.calls import NormCall
 from keras_gamma.network.causes import TraceError, first_sentence
+from keras_gamma.network.gains import Gains
 from keras_gamma.network.graph import Kind
 from keras_gamma.network.raw_code import RawCode, open_raw
 from keras_gamma.network.recognition import Recognition, entry_of_operation
@@ -34,14 +35,17 @@ class Opener:
 
     Args:
         recording: a `Recording`, which it writes to.
+        gains: a `Gains`, which looks for learned gains meanwhile.
         within: the layers that all calls are within, for labels.
     """
 
-    def __init__(self, recording: Recording, within: Sequence[keras.Layer] = ()) -> None:
+    def __init__(
+        self, recording: Recording, gains: Gains, within: Sequence[keras.Layer] = ()
+    ) -> None:
         self.paused = False
         self.recognition = Recognition()
         self._recording = recording
-        self._writer = Writer(recording)
+        self._writer = Writer(recording, gains)
         self._writer.scope.extend(within)
         self._shapes = Shapes()
         self._raw: RawCode | None = None  # The run of raw code that is going on.
@@ -118,6 +122,7 @@ class Opener:
         return self._open(layer, args, kwargs)
 
     def _open(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
+        self._writer.gains.watch(layer)
         mark = self._recording.mark()
         sums = self._writer.one_sum() if isinstance(layer, _SUM_LAYERS) else None
         try:
@@ -218,10 +223,9 @@ class Opener:
         outputs = self._infer(operation, args, kwargs)
         scope = self._writer.scope
         if kind is Kind.NORM and scope:
-            entry = entry_of_operation(operation, args, kwargs, scope[-1])
-            if entry is not None:
-                call = NormCall(scope[-1], entry, len(self._recording.nodes))
-                self._recording.calls.append(call)
+            found = entry_of_operation(operation, args, kwargs, scope, self._writer.gains)
+            if found is not None:
+                self._recording.calls.append(NormCall(*found, len(self._recording.nodes)))
         label = None
         if kind is Kind.OPAQUE:
             name = self._writer.label(operation)

@@ -238,10 +238,9 @@ _CUT = _names("Clip Maximum Minimum")
 _QUOTIENTS = _names("Divide TrueDivide DivideNoNan")
 
 
-def inverts(args: Sequence[Any], data: Sequence[Any]) -> bool:
-    """Whether a product of `data` with a constant is `constant / data`, if it is a quotient."""
-    constant_first = len(args) == 2 and not isinstance(args[0], keras.KerasTensor)
-    return constant_first and len(data) == 1 and args[1] is data[0]
+def inverts(operation: Any, args: Sequence[Any], data: Sequence[Any]) -> bool:
+    """Whether it divides a constant by the one tensor in `data`."""
+    return divides(operation) and len(data) == 1 and len(args) == 2 and args[1] is data[0]
 
 
 def divides(operation: Any) -> bool:

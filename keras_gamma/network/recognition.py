@@ -1,11 +1,13 @@
 """Which calls of a trace are normalizations: layers, and operations with a gain of their own."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_gamma.network import normalizations
+from keras_gamma.network.gains import Gains
 from keras_gamma.network.normalizations import Normalization
 from keras_gamma.network.symbols import symbols_in
 
@@ -41,13 +43,17 @@ def entry_of_operation(
     operation: keras.Operation,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    layer: keras.Layer,
-) -> Normalization | None:
-    """`ops.layer_normalization(x, self.gain)` in the `call` of `layer`: a γ like any other."""
+    scope: Sequence[keras.Layer],
+    gains: Gains,
+) -> tuple[keras.Layer, Normalization] | None:
+    """`ops.layer_normalization(x, self.gain)` in a layer's `call`: a γ like any other.
+
+    Returns:
+        The layer that holds γ, and its entry; `None` if the operation has no scale.
+    """
     given = inspect.signature(operation.call).bind(*args, **kwargs).arguments
-    scale = given.get("gamma", given.get("scale"))
-    for name, variable in normalizations.own_variables(layer).items():
-        if variable is scale:
-            kind = type(operation).__name__.lower().removesuffix("norm")
-            return Normalization(kind, scale=name)
-    return None
+    gain = gains.of(given.get("gamma", given.get("scale")), scope)
+    if gain is None:
+        return None
+    kind = type(operation).__name__.lower().removesuffix("norm")
+    return gain.layer, Normalization(kind, gain.name, gain.neutral)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_gamma.network.calls import NormCall, Step
+from keras_gamma.network.calls import GainCall, NormCall, Step
 from keras_gamma.network.graph import Kind, Node
 from keras_gamma.network.symbols import symbols_in
 
@@ -15,6 +15,7 @@ class Mark(NamedTuple):
 
     nodes: int
     calls: int
+    gains: int
     steps: int
     tensors: int
     opaque: int
@@ -26,6 +27,7 @@ class Recording:
     Attributes:
         nodes: list of `Node`.
         calls: list of `NormCall`.
+        gains: list of `GainCall`.
         steps: list of `Step`.
         inputs: list of the symbolic inputs.
         opaque: dict from the id of each layer in a part that could not be opened to the cause.
@@ -36,6 +38,7 @@ class Recording:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.calls: list[NormCall] = []
+        self.gains: list[GainCall] = []
         self.steps: list[Step] = []
         self.inputs: list[keras.KerasTensor] = []
         self.opaque: dict[int, str] = {}
@@ -63,7 +66,7 @@ class Recording:
         self.nodes.append(Node(kind, tuple(numbers), label, homogeneous, group))
         return len(self.nodes) - 1
 
-    def assign(self, tensor: Any, number: int | None) -> None:
+    def assign(self, tensor: Any, number: int | None = None) -> None:
         """Says which node `tensor` is."""
         self._alive.append(tensor)
         self._number[id(tensor)] = number
@@ -100,7 +103,12 @@ class Recording:
     def mark(self) -> Mark:
         """How far it has come, for `forget_since`."""
         return Mark(
-            len(self.nodes), len(self.calls), len(self.steps), len(self._alive), len(self.opaque)
+            len(self.nodes),
+            len(self.calls),
+            len(self.gains),
+            len(self.steps),
+            len(self._alive),
+            len(self.opaque),
         )
 
     def forget_since(self, mark: Mark) -> None:
@@ -114,5 +122,6 @@ class Recording:
             del self.opaque[key]
         del self.nodes[mark.nodes :]
         del self.calls[mark.calls :]
+        del self.gains[mark.gains :]
         del self.steps[mark.steps :]
         del self._alive[mark.tensors :]

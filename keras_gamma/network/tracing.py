@@ -1,6 +1,7 @@
 """From a model to its `Network`, by calling it once on symbolic tensors with every layer opened."""
 
 import contextlib
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from keras_gamma._keras.preservation import (
     restore_on_error,
 )
 from keras_gamma.network.causes import TraceError, first_sentence
+from keras_gamma.network.gains import Gains
 from keras_gamma.network.graph import Graph
 from keras_gamma.network.network import Network
 from keras_gamma.network.opening import Opener
@@ -76,29 +78,47 @@ def trace_on(model: keras.Model, parts: Sequence[Part], batch: int = BATCH) -> N
 
 
 def _trace_once(model: keras.Model, parts: Sequence[Part]) -> Network:
+    network, unresolved = _follow(model, parts)
+    if not unresolved:
+        return network
+    # The same nodes, found with fingerprints in the variables.
+    again, _ = _follow(model, parts, fingerprints=True)
+    if [n.kind for n in again.graph.nodes] != [n.kind for n in network.graph.nodes]:
+        return network
+    return dataclasses.replace(network, calls=again.calls, gains=again.gains)
+
+
+def _follow(
+    model: keras.Model, parts: Sequence[Part], fingerprints: bool = False
+) -> tuple[Network, bool]:
+    """The network, and whether it was multiplied by numbers that may come from variables."""
     recording = Recording()
-    opener = Opener(recording, within=[] if parts[0].layer is model else [model])
+    # Variable updates (running statistics, seeds) stay in this scope and are dropped.
+    scope = keras.StatelessScope(collect_losses=True)
+    gains = Gains(recording, scope if fingerprints else None)
+    opener = Opener(recording, gains, within=[] if parts[0].layer is model else [model])
     layers = _layers.flatten_layers(model)
     with contextlib.ExitStack() as stack:
         stack.enter_context(intercept_symbolic_calls(opener))
         stack.enter_context(preserve_auto_names())
         stack.enter_context(restore_on_error(layers))
         stack.enter_context(preserve_attributes(layers))
-        # Variable updates (running statistics, seeds) stay in this scope and are dropped.
-        stack.enter_context(keras.StatelessScope(collect_losses=True))
+        stack.enter_context(scope)
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # Such as Keras' on masks: they concern no user's call.
         outputs = _call_parts(recording, parts)
-    return Network(
+    network = Network(
         model=model,
         graph=Graph(recording.nodes, known(recording.number_of(t) for t in outputs)),
         calls=tuple(recording.calls),
+        gains=tuple(recording.gains),
         opaque=dict(recording.opaque),
         rejected=frozenset(opener.recognition.rejected),
         inputs=tuple(recording.inputs),
         steps=tuple(recording.steps),
         outputs=tuple(outputs),
     )
+    return network, gains.unresolved
 
 
 def _call_parts(recording: Recording, parts: Sequence[Part]) -> list[keras.KerasTensor]:

@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_gamma.network import algebra, operations
 from keras_gamma.network.calls import NormCall, takes_weights
+from keras_gamma.network.gains import Gains
 from keras_gamma.network.graph import Kind
 from keras_gamma.network.labels import label_of
 from keras_gamma.network.normalizations import Normalization
@@ -18,16 +19,31 @@ Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
 
+class _Seen(NamedTuple):
+    """A call as it is written: its kind, the nodes it reads, how it depends on their scale.
+
+    `parts` are the operands of a normalization that is written out.
+    """
+
+    kind: Kind
+    inputs: list[int]
+    power: float | str | None
+    homogeneous: bool
+    parts: list[int]
+
+
 class Writer:
     """Turns calls into nodes of a `Recording`.
 
     Attributes:
         recording: the `Recording`.
+        gains: the `Gains` that looks at products.
         scope: list of the layers being run, outermost first.
     """
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, gains: Gains) -> None:
         self.recording = recording
+        self.gains = gains
         self.scope: list[keras.Layer] = []
         self._groups = 0
         self._group: int | None = None
@@ -105,46 +121,72 @@ class Writer:
         """Writes a node for each tensor in `outputs`, and returns `outputs`."""
         recording = self.recording
         tensors = symbols_in((args, kwargs))
-        if tensors and all(map(recording.is_constant, tensors)):
-            for tensor in symbols_in(outputs):
-                recording.fix(tensor)
-            recording.note_step(operation, args, kwargs, outputs)
-            return outputs
         data = [t for t in tensors if recording.number_of(t) is not None]
         # Computed from indices alone, without a weight: a mask, or positions.
         if kind is None or not (data or takes_weights(operation, args, kwargs)):
-            for tensor in symbols_in(outputs):
-                recording.assign(tensor, None)
-            recording.note_step(operation, args, kwargs, outputs)
-            return outputs
-        numbers = known(recording.number_of(t) for t in data)
+            return self._without_node(operation, args, kwargs, outputs, recording.assign)
+        if tensors and all(map(recording.is_constant, tensors)):
+            return self._without_node(operation, args, kwargs, outputs, recording.fix)
+        call = self._seen(operation, kind, args, data)
+        if label is None:
+            label = self.label(None if isinstance(operation, keras.Layer) else operation)
+        group = self._group if call.kind is Kind.SUM else None
+        for place, tensor in enumerate(symbols_in(outputs)):
+            kind, power = call.kind, call.power
+            if operations.name_of(operation) == "Moments":  # The mean, and the variance.
+                kind, power = ((Kind.LINEAR, 1.0), (Kind.NONLINEAR, 2.0))[place]
+            number = recording.write(kind, call.inputs, label, call.homogeneous, group)
+            recording.assign(tensor, number)
+            recording.powers[number] = power
+            if call.parts:
+                self.gains.absorb(number, call.parts)
+            self.gains.look(operation, args, number, self.scope)
+        recording.note_step(operation, args, kwargs, outputs)
+        return outputs
+
+    def _without_node(
+        self,
+        operation: Any,
+        args: Args,
+        kwargs: Kwargs,
+        outputs: Any,
+        assign: Callable[..., None],
+    ) -> Any:
+        for tensor in symbols_in(outputs):
+            assign(tensor)
+        self.recording.note_step(operation, args, kwargs, outputs)
+        return outputs
+
+    def _seen(self, operation: Any, kind: Kind, args: Args, data: list[Any]) -> _Seen:
+        """What a call is, given its operands that are data."""
+        nodes, powers = self.recording.nodes, self.recording.powers
+        numbers = known(self.recording.number_of(t) for t in data)
         if kind is Kind.ATTENTION:
             kind, numbers = self._split_attention(operation, args, numbers)
         power = operations.power_of(operation, args)
-        if kind is Kind.PRODUCT and len(numbers) == 2:
-            sign = 1.0 if operations.divides(operation) else -1.0
-            source = algebra.normalized(recording.nodes, recording.powers, numbers, sign)
+        inverts = operations.inverts(operation, args, data)
+        if isinstance(power, str) and len(numbers) < 2:  # The other operand is a mask, say.
+            power = -1.0 if inverts else 1.0
+        if len(numbers) == 2:
+            source = None
+            if kind is Kind.PRODUCT:
+                sign = 1.0 if operations.divides(operation) else -1.0
+                source = algebra.normalized(nodes, powers, numbers, sign)
+            elif kind is Kind.SUM:
+                source = algebra.shifted(nodes, powers, numbers)
             if source is not None:
-                kind, numbers, power = Kind.NORM, [source], None
+                return _Seen(Kind.NORM, [source], None, True, numbers)
         kind = algebra.refine(
             kind,
             numbers,
             same_shape=kind is not Kind.SUM or have_same_shape(data),
-            inverts=operations.inverts(args, data),
+            inverts=inverts,
         )
         # What joins several tensors (a concatenation) scales with all of them, not with one.
         homogeneous = len(set(numbers)) < 2
         if kind is Kind.NONLINEAR:
             homogeneous = homogeneous and operations.is_homogeneous(operation)
-        if label is None:
-            label = self.label(None if isinstance(operation, keras.Layer) else operation)
-        group = self._group if kind is Kind.SUM else None
-        for tensor in symbols_in(outputs):
-            number = recording.write(kind, numbers, label, homogeneous, group)
-            recording.assign(tensor, number)
-            recording.powers[number] = power
-        recording.note_step(operation, args, kwargs, outputs)
-        return outputs
+        return _Seen(kind, numbers, power, homogeneous, [])
 
     def _split_attention(
         self, operation: Any, args: Args, numbers: list[int]

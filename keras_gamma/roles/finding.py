@@ -143,6 +143,7 @@ def find_roles(model, inputs=None):
     notes: list[Note] = []
     for layer in _keras.flatten_layers(network.model):
         _add_unseen(layer, network, found, notes)
+    _add_gains(network, found, notes)
     return RoleReport(_entries(found), notes)
 
 
@@ -180,6 +181,18 @@ def _add_unseen(layer, network, found, notes):
             else "No call of its layer on data that depends on the model's inputs was seen."
         )
         found[id(variable)] = (layer, entry, [Verdict(Role.OTHER, reason)])
+
+
+def _add_gains(network, found, notes):
+    """Learned gains that are no normalization's are named, once each, never silent."""
+    named = {note.path for note in notes}
+    for gain in network.gains:
+        path = gain.variable.path
+        if id(gain.variable) not in found and path not in named:
+            named.add(path)
+            label = network.graph.nodes[gain.node].label
+            reason = f"It is a learned gain at {label!r}, not a normalization's: it is left alone."
+            notes.append(Note(path, gain.layer, "gain", reason))
 
 
 def _entries(found):

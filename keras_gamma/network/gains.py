@@ -1,0 +1,162 @@
+"""Learned gains: trainable variables, one number or one per channel, that data are multiplied by.
+
+Behind a normalization that is written out, such a variable is its γ. Anywhere else it is a learned
+scale of another kind: LayerScale's γ, ReZero's and SkipInit's α, a channel-wise affine.
+
+`x * self.gain` shows its variable. `x * (1 + self.gain)`, or `x * ops.cast(self.gain, x.dtype)`,
+multiplies by numbers that do not tell where they come from. Then the trace is made once more, with
+numbers of their own in each variable, as fingerprints, only to look at the products.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_gamma._keras import layers as _layers
+from keras_gamma.network import operations
+from keras_gamma.network.calls import GainCall, NormCall
+from keras_gamma.network.graph import Kind
+from keras_gamma.network.normalizations import Normalization, kind_from_name, own_variables
+from keras_gamma.network.recording import Recording
+
+_REACH = 6  # nodes between a gain and the normalization that it belongs to
+
+
+class Gain(NamedTuple):
+    """A variable found in an operand: `neutral` is 0.0 where 1 is added to it."""
+
+    layer: keras.Layer
+    name: str
+    variable: keras.Variable
+    neutral: float
+
+
+class Gains:
+    """Looks for gains while a trace is written.
+
+    Args:
+        recording: the `Recording`.
+        fingerprints: the `keras.StatelessScope` to put fingerprints in, or `None` to leave every
+            variable as it is.
+
+    Attributes:
+        unresolved: whether data were multiplied by numbers that may come from a variable.
+    """
+
+    def __init__(
+        self, recording: Recording, fingerprints: keras.StatelessScope | None = None
+    ) -> None:
+        self.unresolved = False
+        self._recording = recording
+        self._scope = fingerprints
+        self._prints: dict[int, np.ndarray[Any, Any]] = {}
+        self._random = np.random.default_rng(0)
+
+    def watch(self, layer: keras.Layer) -> None:
+        """Gives the variables of a layer that is about to be opened their fingerprints."""
+        if self._scope is None or _layers.is_layer_of_keras(layer):
+            return
+        for variable in own_variables(layer).values():
+            if _may_scale(variable) and id(variable) not in self._prints:
+                numbers = self._random.uniform(0.5, 1.5, variable.shape).astype("float32")
+                self._prints[id(variable)] = numbers
+                value = keras.ops.convert_to_tensor(numbers, dtype=variable.dtype)
+                self._scope.add_update((variable, value))
+
+    def look(
+        self, operation: Any, args: Sequence[Any], node: int, scope: Sequence[keras.Layer]
+    ) -> None:
+        """Notes the gain in a product of data, written as `node`."""
+        if operations.name_of(operation) != "Multiply" or len(args) != 2:
+            return
+        written = self._recording.nodes[node]
+        if written.kind is Kind.LINEAR and len(written.inputs) == 1:
+            operand = next((a for a in args if self._recording.number_of(a) is None), None)
+            gain = self.of(operand, scope)
+            if gain is not None:
+                self._note(gain, written.inputs[0], node)
+
+    def of(self, operand: Any, scope: Sequence[keras.Layer]) -> Gain | None:
+        """The variable of a layer being run that `operand` is, or is computed from."""
+        if operand is None or isinstance(operand, (int, float, keras.KerasTensor)):
+            return None
+        if isinstance(operand, keras.Variable):
+            for layer, name, variable in _held(scope):
+                if variable is operand:
+                    return Gain(layer, name, variable, 1.0)
+            return None
+        shape = getattr(operand, "shape", None)
+        if shape is None or sum(d != 1 for d in shape) > 1 or not any(True for _ in _held(scope)):
+            return None
+        if self._scope is None:
+            self.unresolved = True
+            return None
+        return self._by_fingerprint(operand, scope)
+
+    def _by_fingerprint(self, operand: Any, scope: Sequence[keras.Layer]) -> Gain | None:
+        number = operand.number() if hasattr(operand, "number") else operand
+        values = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(number, "float32"))).ravel()
+        for layer, name, variable in _held(scope):
+            print_ = self._prints.get(id(variable))
+            if print_ is None or print_.size != values.size:
+                continue
+            for neutral in (1.0, 0.0):
+                # Numbers of half precision have three digits.
+                if np.allclose(values, print_.ravel() + (1.0 - neutral), atol=0.02):
+                    return Gain(layer, name, variable, neutral)
+        return None
+
+    def _note(self, gain: Gain, source: int, node: int) -> None:
+        recording = self._recording
+        while recording.nodes[source].kind is Kind.IDENTITY:
+            (source,) = recording.nodes[source].inputs
+        if recording.nodes[source].kind is Kind.NORM and not self._has_scale(source):
+            recording.calls.append(NormCall(gain.layer, _entry(gain), source))
+        else:
+            call = GainCall(gain.layer, gain.name, gain.variable, gain.neutral, node)
+            recording.gains.append(call)
+
+    def _has_scale(self, norm: int) -> bool:
+        calls = (call for call in self._recording.calls if call.node == norm)
+        return any(call.entry.variable(call.layer) is not None for call in calls)
+
+    def absorb(self, norm: int, operands: Sequence[int]) -> None:
+        """A gain on the way into a normalization that is written out is its γ.
+
+        `x * (rsqrt(var(x)) * gain)`, say.
+        """
+        recording = self._recording
+        (source,) = recording.nodes[norm].inputs
+        near, stack = set(operands), [(operand, _REACH) for operand in operands]
+        while stack:
+            number, steps = stack.pop()
+            if steps and number > source:
+                near.update(recording.nodes[number].inputs)
+                stack.extend((i, steps - 1) for i in recording.nodes[number].inputs)
+        for call in [c for c in recording.gains if c.node in near and c.node > source]:
+            recording.gains.remove(call)
+            gain = Gain(call.layer, call.name, call.variable, call.neutral)
+            recording.calls.append(NormCall(call.layer, _entry(gain), norm))
+        for index, found in enumerate(recording.calls):
+            if found.node in near and found.node > source:  # A part of what is one.
+                recording.calls[index] = dataclasses.replace(found, node=norm)
+
+
+def _entry(gain: Gain) -> Normalization:
+    return Normalization(kind_from_name(type(gain.layer)), gain.name, gain.neutral)
+
+
+def _held(scope: Sequence[keras.Layer]) -> Iterator[tuple[keras.Layer, str, keras.Variable]]:
+    """The variables of the layers being run, innermost first, that may be gains."""
+    for layer in reversed(scope):
+        if not _layers.is_layer_of_keras(layer):
+            for name, variable in own_variables(layer).items():
+                if _may_scale(variable):
+                    yield layer, name, variable
+
+
+def _may_scale(variable: keras.Variable) -> bool:
+    return bool(variable.trainable) and sum(d != 1 for d in variable.shape) < 2

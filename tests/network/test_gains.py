@@ -1,0 +1,238 @@
+"""Gains of normalizations that are written out, and learned gains of other kinds."""
+
+import keras
+import pytest
+from keras import layers, ops
+
+from keras_gamma import find_roles
+from keras_gamma.network import trace
+
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+class Scale(layers.Layer):
+    """LayerScale, whatever it is called."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def build(self, shape):
+        small = keras.initializers.Constant(1e-5)
+        self.by = self.add_weight(shape=(shape[-1],), initializer=small)
+
+    def call(self, x):
+        return self.form(x, self.by)
+
+
+def by_tensorflow(x, g):
+    import tensorflow as tf
+
+    return tf.multiply(x, tf.cast(g, x.dtype))
+
+
+FORMS = {
+    "variable": (lambda x, g: x * g, 1.0),
+    "variable_first": (lambda x, g: g * x, 1.0),
+    "cast": (lambda x, g: x * ops.cast(g, x.dtype), 1.0),
+    "reshaped": (lambda x, g: ops.multiply(x, ops.reshape(g, (1, 1, -1))), 1.0),
+    "one_plus": (lambda x, g: (1.0 + g) * x, 0.0),
+    "raw": (by_tensorflow, 1.0),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_learned_gain_is_found_however_it_is_written(form):
+    if form == "raw" and not TENSORFLOW:
+        pytest.skip("raw TensorFlow code")
+    function, neutral = FORMS[form]
+    x = keras.Input((6, 8))
+    scale = Scale(function)
+    y = scale(layers.Dense(8)(layers.LayerNormalization()(x)))
+    network = trace(keras.Model(x, layers.Add()([x, y])))
+    [gain] = network.gains
+    assert (gain.layer, gain.name, gain.neutral) == (scale, "by", neutral)
+    assert gain.variable is scale.by
+    [norm] = network.calls  # The one of the layer alone.
+    assert norm.layer is not scale
+    node = network.graph.nodes[gain.node]
+    assert (node.kind, len(node.inputs)) == ("linear", 1)
+    assert [note.path for note in find_roles(network).notes] == [scale.by.path]
+
+
+def test_numbers_that_were_looked_at_by_fingerprint_stay_as_they_are():
+    scale = Scale(FORMS["one_plus"][0])
+    model = keras.Sequential([keras.Input((6, 8)), scale])
+    network = trace(model)
+    assert float(ops.max(ops.abs(scale.by))) == pytest.approx(1e-5)
+    # The steps that are run again with numbers have the real ones, too.
+    [step] = [s for s in network.steps if network.gains[0].node in s.numbers]
+    factor = next(a for a in step.args if not isinstance(a, keras.KerasTensor))
+    assert float(ops.max(ops.abs(factor - 1.0))) < 1e-4
+
+
+class Large(layers.Layer):
+    """A residual block with a normalization written out, and a projection."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def build(self, shape):
+        self.amplitude = self.add_weight(shape=(shape[-1],), initializer="ones")
+        self.offset = self.add_weight(shape=(shape[-1],), initializer="zeros")
+        self.project = layers.Dense(shape[-1])
+        self.project.build(shape)
+
+    def call(self, x):
+        return x + self.project(self.form(x, self.amplitude, self.offset))
+
+
+def root_mean_square(x):
+    return ops.rsqrt(ops.mean(ops.square(x), -1, keepdims=True) + 1e-6)
+
+
+def centered_in_two_parts(x, g, b):
+    mean, variance = ops.moments(x, -1, keepdims=True)
+    inverse = ops.rsqrt(variance + 1e-5) * g
+    return x * inverse + (b - mean * inverse)
+
+
+def centered(x, g, b):
+    mean, variance = ops.moments(x, -1, keepdims=True)
+    return (x - mean) / ops.sqrt(variance + 1e-5) * ops.cast(g, x.dtype) + b
+
+
+def by_tensorflow_nn(x, g, b):
+    import tensorflow as tf
+
+    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+    return tf.nn.batch_normalization(x, mean, variance, b, g, 1e-5)
+
+
+WRITTEN_OUT = {
+    "gain_last": (lambda x, g, b: x * root_mean_square(x) * g, 1.0),
+    "one_plus_gain_first": (lambda x, g, b: (1 + g) * (x * root_mean_square(x)), 0.0),
+    "gain_on_the_factor": (lambda x, g, b: x * (root_mean_square(x) * g), 1.0),
+    "centered": (centered, 1.0),
+    "centered_in_two_parts": (centered_in_two_parts, 1.0),
+    "by_operation": (lambda x, g, b: ops.layer_normalization(x, gamma=g, beta=b), 1.0),
+    "by_operation_cast": (
+        lambda x, g, b: ops.rms_normalization(x, ops.cast(g, x.dtype), epsilon=1e-6),
+        1.0,
+    ),
+    "raw": (by_tensorflow_nn, 1.0),
+}
+
+
+@pytest.mark.parametrize("form", WRITTEN_OUT)
+def test_the_gain_of_a_normalization_inside_a_larger_layer_is_its_gamma(form):
+    if form == "raw" and not TENSORFLOW:
+        pytest.skip("raw TensorFlow code")
+    function, neutral = WRITTEN_OUT[form]
+    x = keras.Input((6, 8))
+    layer = Large(function)
+    model = keras.Model(x, layers.Dense(2)(layer(x)))
+    [gamma] = find_roles(model)
+    assert (gamma.variable is layer.amplitude, gamma.neutral) == (True, neutral)
+    assert str(gamma.role) == "residual_last"
+    assert trace(model).gains == ()
+
+
+class OfTwo(layers.Layer):
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def build(self, shape, *_):
+        self.strength = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, x, other):
+        return self.form(x, other, self.strength)
+
+
+def masked(x, mask, g):
+    mask = ops.cast(mask > 0, x.dtype)
+    count = ops.sum(mask, 1, keepdims=True)
+    mean = ops.sum(x * mask, 1, keepdims=True) / count
+    variance = ops.sum(ops.square(x - mean) * mask, 1, keepdims=True) / count
+    return (x - mean) / ops.sqrt(variance + 1e-5) * g
+
+
+def gated_before(x, gate, g):
+    x = x * ops.silu(gate)
+    return g * (x * root_mean_square(x))
+
+
+def gated_after(x, gate, g):
+    return g * (x * root_mean_square(x)) * ops.silu(gate)
+
+
+@pytest.mark.parametrize(
+    "form, before",
+    [(masked, "interior"), (gated_before, "interior"), (gated_after, "residual_last")],
+)
+def test_a_normalization_of_two_tensors_is_found(form, before):
+    x = keras.Input((6, 8))
+    y = layers.LayerNormalization(name="before")(x)
+    layer = OfTwo(form)
+    y = layer(layers.Dense(8)(y), layers.Dense(8)(y))
+    model = keras.Model(x, layers.Add()([x, layers.Dense(8)(y)]))
+    found = {id(g.variable): str(g.role) for g in find_roles(model)}
+    assert found.pop(id(layer.strength)) == "residual_last"
+    # A gate behind the norm is a way past it.
+    assert list(found.values()) == [before]
+
+
+class Fused(layers.Layer):
+    """Base of norms fused with an activation, under names of their own."""
+
+    def build(self, shape):
+        def weight(value):
+            return self.add_weight(shape=(shape[-1],), initializer=value)
+
+        self.s, self.t, self.v = weight("ones"), weight("zeros"), weight("ones")
+
+
+class Filterwise(Fused):
+    def call(self, x):
+        y = x * ops.rsqrt(ops.mean(ops.square(x), (1, 2), keepdims=True) + 1e-6)
+        return ops.maximum(self.s * y, self.t)
+
+
+class Evolved(Fused):
+    def call(self, x):
+        deviation = ops.sqrt(ops.var(x, (1, 2, 3), keepdims=True) + 1e-5)
+        return x * ops.sigmoid(self.v * x) / deviation * self.s + self.t
+
+
+class InPlace(Fused):
+    def call(self, x, training=False):
+        mean, variance = ops.moments(x, (0, 1, 2)) if training else (self.t * 0, self.v)
+        y = ops.batch_normalization(x, mean, variance, -1, self.t, self.s)
+        return ops.leaky_relu(y, 0.01)
+
+
+class Saturating(Fused):
+    """No normalization: its output follows the scale of small inputs."""
+
+    def call(self, x):
+        return ops.tanh(self.v * x) * self.s + self.t
+
+
+@pytest.mark.parametrize("cls", [Filterwise, Evolved, InPlace])
+def test_a_normalization_fused_with_an_activation_is_found(cls):
+    x = keras.Input((8, 8, 4))
+    layer = cls()
+    y = layers.Conv2D(4, 3, padding="same")(layer(layers.Conv2D(4, 3, padding="same")(x)))
+    [gamma] = find_roles(keras.Model(x, layers.Add()([x, y])))
+    assert gamma.variable is layer.s
+    assert str(gamma.role) == "residual_last"
+
+
+def test_what_only_saturates_is_no_normalization_and_is_named():
+    x = keras.Input((8, 8, 4))
+    layer = Saturating()
+    report = find_roles(keras.Model(x, layers.Add()([x, layer(x)])))
+    assert len(report) == 0
+    assert {note.path for note in report.notes} == {layer.s.path, layer.v.path}
