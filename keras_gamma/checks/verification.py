@@ -14,8 +14,9 @@ from keras_gamma.network.graph import Kind
 from keras_gamma.network.inputs import trace
 from keras_gamma.network.replay import CONSTANT, Replay
 from keras_gamma.report import tables
-from keras_gamma.roles.classification import Role, final_sum, find_joins
+from keras_gamma.roles.classification import Role
 from keras_gamma.roles.finding import find_roles
+from keras_gamma.roles.joins import final_sum, find_joins
 
 FACTOR = 4.0
 _MOVED = 1.3  # A spread has moved if its ratio is beyond this, either way.
@@ -213,8 +214,10 @@ def _measure(replay, graph, joins, norm):
         if node not in joins:
             return False
         join = joins[final_sum(joins, node)]
-        if join.residual or joins[node].merged_into is not None:
-            return join.residual
+        if join.logits or joins[node].merged_into is not None:
+            return join.residual and not join.inner
+        if join.residual and not (join.inner or join.spread):
+            return True
         moved = [
             _moved(ratios.get(operand, 1.0))
             for operand in join.operands
@@ -282,14 +285,15 @@ def _findings(replay, graph, joins, norm, ratios, is_moved):
     found: dict[Role, str] = {}
     for index, join in joins.items():
         moved = [operand for operand in join.operands if is_moved(ratios.get(operand, 1.0))]
-        if not moved or join.merged_into is not None:
+        if not moved or join.merged_into is not None or join.logits:
+            continue
+        still = [o for o in join.operands if o not in moved and not replay.is_constant(o)]
+        if not still and (join.inner or join.spread or not join.residual):
             continue
         at = f"at {graph.nodes[index].label!r}"
         if not join.residual:
-            still = [o for o in join.operands if o not in moved and not replay.is_constant(o)]
-            if still:
-                some = f"{len(moved)} of {len(join.operands)} operands move"
-                found.setdefault(Role.OTHER, f"{some} {at}, which has no skip.")
+            some = f"{len(moved)} of {len(join.operands)} operands move"
+            found.setdefault(Role.OTHER, f"{some} {at}, which has no skip.")
             continue
         inside = graph.is_computed_from(norm, join.fork)
         if not inside:

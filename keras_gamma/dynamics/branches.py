@@ -9,7 +9,7 @@ from keras import tree
 from keras_gamma.network.inputs import trace
 from keras_gamma.network.network import Network
 from keras_gamma.network.replay import run_once
-from keras_gamma.roles.classification import find_joins
+from keras_gamma.roles.joins import find_joins
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,18 +99,17 @@ def _degree(
     return power * known[0] if len(set(known)) == 1 else None
 
 
-def refine(kind: Kind, numbers: Sequence[int], *, same_shape: bool, inverts: bool) -> Kind:
+def refine(kind: Kind, numbers: Sequence[int], *, inverts: bool) -> Kind:
     """What an operation is, given how many of its operands are data.
 
     Args:
         kind: what it is in general.
         numbers: the nodes of its data operands.
-        same_shape: whether their shapes agree.
         inverts: whether it divides a constant by data.
     """
     if kind is Kind.SUM:
-        # A sum with a bias or a mask, or of a tensor spread over another, is no join.
-        return Kind.SUM if len(set(numbers)) > 1 and same_shape else Kind.LINEAR
+        # A sum with a bias or a mask is no join.
+        return Kind.SUM if len(set(numbers)) > 1 else Kind.LINEAR
     if kind is Kind.PRODUCT and len(numbers) < 2:
         # `a / x` with a constant `a` inverts x; every other product with a constant is linear.
         return Kind.NONLINEAR if inverts else Kind.LINEAR

@@ -61,9 +61,10 @@ class Recording:
         label: str,
         homogeneous: bool = True,
         group: int | None = None,
+        **more: Any,
     ) -> int:
-        """Appends a node, and returns its number."""
-        self.nodes.append(Node(kind, tuple(numbers), label, homogeneous, group))
+        """Appends a node, and returns its number; `more` are further fields of a `Node`."""
+        self.nodes.append(Node(kind, tuple(numbers), label, homogeneous, group, **more))
         return len(self.nodes) - 1
 
     def assign(self, tensor: Any, number: int | None = None) -> None:
@@ -80,9 +81,12 @@ class Recording:
         self.assign(tensor, None)
         self._constant.add(id(tensor))
 
-    def is_constant(self, tensor: Any) -> bool:
-        """Whether no input takes part in `tensor`."""
-        return id(tensor) in self._constant
+    def varies(self, tensor: Any) -> bool:
+        """Whether an input takes part in `tensor`."""
+        number = self.number_of(tensor)
+        if number is None:
+            return id(tensor) not in self._constant
+        return not self.nodes[number].constant
 
     def has(self, tensor: Any) -> bool:
         """Whether `tensor` was made by an operation that was seen."""

@@ -35,14 +35,6 @@ def known(numbers: Iterable[int | None]) -> list[int]:
     return [n for n in numbers if n is not None]
 
 
-def have_same_shape(tensors: Sequence[keras.KerasTensor]) -> bool:
-    """Whether the shapes agree; a dimension that Keras could not infer agrees with any."""
-    shapes = [t.shape for t in tensors]
-    if len({len(shape) for shape in shapes}) != 1:
-        return False
-    return all(len({d for d in dims if d is not None}) < 2 for dims in zip(*shapes, strict=True))
-
-
 def are_two_alike(args: tuple[Any, ...]) -> bool:
     """Whether a layer is called on a pair of tensors of one shape and dtype."""
     if len(args) != 1 or not isinstance(args[0], (list, tuple)) or len(args[0]) != 2:

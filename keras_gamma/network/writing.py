@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_gamma.network import algebra, operations
+from keras_gamma.network import algebra, operations, traits
 from keras_gamma.network.calls import NormCall, takes_weights
 from keras_gamma.network.gains import Gains
 from keras_gamma.network.graph import Kind
 from keras_gamma.network.labels import label_of
 from keras_gamma.network.normalizations import Normalization
 from keras_gamma.network.recording import Recording
-from keras_gamma.network.symbols import have_same_shape, known, symbol, symbols_in
+from keras_gamma.network.symbols import known, symbol, symbols_in
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -78,7 +78,8 @@ class Writer:
         source = symbols_in((args, kwargs))[0]
         outputs = symbol(source.shape, layer.compute_dtype)
         recording = self.recording
-        number = recording.write(Kind.NORM, known([recording.number_of(source)]), self.label())
+        numbers, constant = known([recording.number_of(source)]), not recording.varies(source)
+        number = recording.write(Kind.NORM, numbers, self.label(), constant=constant)
         recording.calls.append(NormCall(layer, entry, number))
         recording.assign(outputs, number)
         recording.note_step(layer, args, kwargs, outputs)
@@ -87,10 +88,14 @@ class Writer:
     def view(self, tensor: Any, shape: tuple[int, ...], function: Callable[[Any], Any]) -> Any:
         """Writes a view of a tensor: its values, moved or repeated by `function`."""
         seen = symbol(shape, tensor.dtype)
-        number = self.recording.number_of(tensor)
+        number, constant = self.recording.number_of(tensor), not self.recording.varies(tensor)
         if number is not None:
-            number = self.recording.write(Kind.IDENTITY, (number,), self.label())
-        self.recording.assign(seen, number)
+            number = self.recording.write(Kind.IDENTITY, (number,), self.label(), constant=constant)
+            self.recording.assign(seen, number)
+        elif constant:
+            self.recording.fix(seen)
+        else:
+            self.recording.assign(seen, None)
         self.recording.note_step(function, (tensor,), {}, seen)
         return seen
 
@@ -122,20 +127,24 @@ class Writer:
         recording = self.recording
         tensors = symbols_in((args, kwargs))
         data = [t for t in tensors if recording.number_of(t) is not None]
+        varies = any(map(recording.varies, tensors)) and not traits.ignores_values(operation)
+        if not varies and (kind is None or not data):
+            return self._without_node(operation, args, kwargs, outputs, recording.fix)
         # Computed from indices alone, without a weight: a mask, or positions.
         if kind is None or not (data or takes_weights(operation, args, kwargs)):
             return self._without_node(operation, args, kwargs, outputs, recording.assign)
-        if tensors and all(map(recording.is_constant, tensors)):
-            return self._without_node(operation, args, kwargs, outputs, recording.fix)
         call = self._seen(operation, kind, args, data)
         if label is None:
             label = self.label(None if isinstance(operation, keras.Layer) else operation)
         group = self._group if call.kind is Kind.SUM else None
+        more = self._traits(operation, call.kind, args, kwargs, outputs)
         for place, tensor in enumerate(symbols_in(outputs)):
             kind, power = call.kind, call.power
             if operations.name_of(operation) == "Moments":  # The mean, and the variance.
                 kind, power = ((Kind.LINEAR, 1.0), (Kind.NONLINEAR, 2.0))[place]
-            number = recording.write(kind, call.inputs, label, call.homogeneous, group)
+            number = recording.write(
+                kind, call.inputs, label, call.homogeneous, group, constant=not varies, **more
+            )
             recording.assign(tensor, number)
             recording.powers[number] = power
             if call.parts:
@@ -176,17 +185,38 @@ class Writer:
                 source = algebra.shifted(nodes, powers, numbers)
             if source is not None:
                 return _Seen(Kind.NORM, [source], None, True, numbers)
+        # What is computed from weights alone is a weight, not data; unless there is nothing else.
+        own = [t for t in data if self.recording.varies(t)] or data
         kind = algebra.refine(
             kind,
-            numbers,
-            same_shape=kind is not Kind.SUM or have_same_shape(data),
-            inverts=inverts,
+            known(map(self.recording.number_of, own)),
+            inverts=operations.inverts(operation, args, own),
         )
         # What joins several tensors (a concatenation) scales with all of them, not with one.
         homogeneous = len(set(numbers)) < 2
         if kind is Kind.NONLINEAR:
             homogeneous = homogeneous and operations.is_homogeneous(operation)
         return _Seen(kind, numbers, power, homogeneous, [])
+
+    def _traits(
+        self, operation: Any, kind: Kind, args: Args, kwargs: Kwargs, outputs: Any
+    ) -> dict[str, Any]:
+        """The fields of a node beyond its kind."""
+        recording, tensors = self.recording, symbols_in((args, kwargs))
+        data = [t for t in tensors if recording.number_of(t) is not None]
+        own = [t for t in data if recording.varies(t)] or data
+        fixed = not all(map(recording.varies, tensors))
+        return {
+            "weighted": fixed or takes_weights(operation, args, kwargs),
+            "factor": kind is Kind.LINEAR and traits.is_factor(operation, own, outputs),
+            "bounded": kind is Kind.NONLINEAR and traits.is_bounded(operation),
+            "spread": self._spread(own) if kind is Kind.SUM else (),
+        }
+
+    def _spread(self, tensors: list[keras.KerasTensor]) -> tuple[int, ...]:
+        """The numbers of those tensors that are spread over a larger one."""
+        smaller = zip(tensors, traits.spread_among(tensors), strict=True)
+        return tuple(known(self.recording.number_of(t) for t, small in smaller if small))
 
     def _split_attention(
         self, operation: Any, args: Args, numbers: list[int]

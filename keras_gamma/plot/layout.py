@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Mapping, Sequence, Set
 
 from keras_gamma.network.graph import Graph, Kind
-from keras_gamma.roles.classification import Join, find_joins
+from keras_gamma.roles.joins import Join, find_joins
 
 # In points. A box is as high as its text; rows and lanes leave room for the edges.
 BOX = (118.0, 15.0)

@@ -3,16 +3,18 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any
 
 import keras
 
-from keras_gamma._keras import names as _keras
+from keras_gamma._keras.layers import flatten_layers
 from keras_gamma.network import normalizations
 from keras_gamma.network.inputs import trace
+from keras_gamma.network.network import Network
 from keras_gamma.report.base import Report
 from keras_gamma.report.columns import Column
-from keras_gamma.roles.classification import Role, Verdict, classify
+from keras_gamma.roles.classification import Role, Verdict, classify, weightiest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +28,7 @@ class GammaRole:
         variable: the `keras.Variable`.
         kind: string, `"batch"`, `"layer"`, `"group"`, `"rms"`, ...
         role: a `Role`. For a layer that is called more than once, the weightiest of its
-            calls' roles, one that the default guidelines withhold first.
+            calls' roles: trunk, other, shortcut, residual_last, interior, in this order.
         reason: string, one plain sentence.
         calls: tuple of `Verdict(role, reason)`, one for each call of the layer.
         neutral: 1.0, or 0.0 where the layer multiplies by `1 + variable`, or `None` where it
@@ -89,11 +91,17 @@ class RoleReport(Report[GammaRole]):
         return f"{len(self)} γ: {counts}"
 
 
-# The role that stands for a γ whose calls differ: what is withheld by default goes first.
-_WEIGHT = (Role.OTHER, Role.TRUNK, Role.SHORTCUT, Role.RESIDUAL_LAST, Role.INTERIOR)
+@dataclasses.dataclass
+class _Found:
+    """A γ while it is looked for: whose it is, and the verdicts of its calls so far."""
+
+    layer: keras.Layer
+    entry: normalizations.Normalization
+    variable: keras.Variable
+    verdicts: list[Verdict]
 
 
-def find_roles(model, inputs=None):
+def find_roles(model: keras.Model | Network, inputs: Any = None) -> RoleReport:
     """Finds the residual role of every normalization scale γ in `model`.
 
     The model is called once on symbolic tensors, in inference mode, and every layer in it is
@@ -133,46 +141,37 @@ def find_roles(model, inputs=None):
     """
     network = trace(model, inputs)
     verdicts = network.derive(classify)
-    found: dict = {}  # id(variable) -> (layer, entry, verdicts of its calls)
+    found: dict[int, _Found] = {}
     for call in network.calls:
         variable = call.entry.variable(call.layer)
         if variable is not None:
-            found.setdefault(id(variable), (call.layer, call.entry, []))[2].append(
-                verdicts[call.node]
-            )
+            gamma = _Found(call.layer, call.entry, variable, [])
+            found.setdefault(id(variable), gamma).verdicts.append(verdicts[call.node])
     notes: list[Note] = []
-    for layer in _keras.flatten_layers(network.model):
-        _add_unseen(layer, network, found, notes)
-    _add_gains(network, found, notes)
-    return RoleReport(_entries(found), notes)
+    for layer in flatten_layers(network.model):
+        notes += _unseen(layer, network, found)
+    notes += _gains(network, found, {note.path for note in notes})
+    return RoleReport(_entries(found.values()), notes)
 
 
-def _add_unseen(layer, network, found, notes):
-    """Total coverage: whatever may hold a γ gets an entry or a note."""
+def _unseen(layer: keras.Layer, network: Network, found: dict[int, _Found]) -> list[Note]:
+    """Total coverage: whatever may hold a γ gets an entry among `found`, or a note."""
     path = layer.path or layer.name
     if normalizations.is_layer_scale(layer):
-        for variable in normalizations.own_variables(layer).values():
-            reason = "LayerScale's gain is not a normalization's: it is left alone."
-            notes.append(Note(variable.path, layer, "layer_scale", reason))
-        return
+        reason = "LayerScale's gain is not a normalization's: it is left alone."
+        gains = normalizations.own_variables(layer).values()
+        return [Note(gain.path, layer, "layer_scale", reason) for gain in gains]
     entry = normalizations.registered(layer)
     if entry is None and normalizations.looks_like_normalization(layer):
         if id(layer) in network.rejected:
-            if re.search("norm", type(layer).__name__, re.IGNORECASE):
-                reason = (
-                    f"{type(layer).__name__} does not behave as a normalization when it is run "
-                    "alone; if it is one, use keras_gamma.register_normalization."
-                )
-                notes.append(Note(path, layer, normalizations.kind_from_name(type(layer)), reason))
-            return
+            return _rejected(layer, path)
         entry = normalizations.unverified(layer)
     if entry is None:
-        return
+        return []
     variable = entry.variable(layer)
     if variable is None:
         reason = "It has no scale (no γ): there is nothing to regularize."
-        notes.append(Note(path, layer, entry.kind, reason))
-        return
+        return [Note(path, layer, entry.kind, reason)]
     if id(variable) not in found:
         cause = network.opaque.get(id(layer))
         reason = (
@@ -180,39 +179,48 @@ def _add_unseen(layer, network, found, notes):
             if cause
             else "No call of its layer on data that depends on the model's inputs was seen."
         )
-        found[id(variable)] = (layer, entry, [Verdict(Role.OTHER, reason)])
+        found[id(variable)] = _Found(layer, entry, variable, [Verdict(Role.OTHER, reason)])
+    return []
 
 
-def _add_gains(network, found, notes):
+def _gains(network: Network, found: Container[int], named: set[str]) -> Iterator[Note]:
     """Learned gains that are no normalization's are named, once each, never silent."""
-    named = {note.path for note in notes}
     for gain in network.gains:
         path = gain.variable.path
         if id(gain.variable) not in found and path not in named:
             named.add(path)
             label = network.graph.nodes[gain.node].label
             reason = f"It is a learned gain at {label!r}, not a normalization's: it is left alone."
-            notes.append(Note(path, gain.layer, "gain", reason))
+            yield Note(path, gain.layer, "gain", reason)
 
 
-def _entries(found):
+def _rejected(layer: keras.Layer, path: str) -> list[Note]:
+    if not re.search("norm", type(layer).__name__, re.IGNORECASE):
+        return []
+    reason = (
+        f"{type(layer).__name__} does not behave as a normalization when it is run "
+        "alone; if it is one, use keras_gamma.register_normalization."
+    )
+    return [Note(path, layer, normalizations.kind_from_name(type(layer)), reason)]
+
+
+def _entries(found: Iterable[_Found]) -> Iterator[GammaRole]:
     seen: collections.Counter[str] = collections.Counter()
-    for layer, entry, calls in found.values():
-        variable = entry.variable(layer)
-        seen[variable.path] += 1
-        n = seen[variable.path]
-        decisive = min(calls, key=lambda verdict: _WEIGHT.index(verdict.role))
+    for gamma in found:
+        path, calls = gamma.variable.path, gamma.verdicts
+        seen[path] += 1
+        decisive = weightiest(calls)
         reason = decisive.reason
         if len({verdict.role for verdict in calls}) > 1:
             others = ", ".join(str(verdict.role) for verdict in calls)
             reason = f"Its layer is called {len(calls)} times, as {others}; decisive: {reason}"
         yield GammaRole(
-            path=variable.path if n == 1 else f"{variable.path}#{n}",
-            layer=layer,
-            variable=variable,
-            kind=entry.kind,
+            path=path if seen[path] == 1 else f"{path}#{seen[path]}",
+            layer=gamma.layer,
+            variable=gamma.variable,
+            kind=gamma.entry.kind,
             role=decisive.role,
             reason=reason,
             calls=tuple(calls),
-            neutral=entry.neutral,
+            neutral=gamma.entry.neutral,
         )

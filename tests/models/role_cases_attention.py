@@ -208,7 +208,7 @@ def layer_scale():
 
 
 def adaptive_norm():
-    """AdaLN: scale and shift come from a condition and are broadcast: of another shape, no join."""
+    """AdaLN: scale and shift come from a condition and are spread over the tokens."""
     x = tokens()
     c = keras.Input((4,), name="condition")
     shift, scale, gate = (layers.Reshape((1, 8))(layers.Dense(8)(c)) for _ in range(3))
@@ -434,7 +434,8 @@ CASES = [
         layer_scale,
         {"ln1": RESIDUAL_LAST, "ln2": RESIDUAL_LAST, "final_ln": TRUNK},
     ),
-    Case("adaptive_norm", adaptive_norm, {"ln": RESIDUAL_LAST, "final_ln": TRUNK}),
+    # The shift comes from the condition and does not scale with γ: a sum of two streams.
+    Case("adaptive_norm", adaptive_norm, {"ln": OTHER, "final_ln": TRUNK}),
     Case("gated_mlp", gated_mlp, {"ffn_norm": RESIDUAL_LAST, "final_norm": TRUNK}),
     Case("embeddings", embeddings, {"emb_ln": TRUNK, "ln1": TRUNK}),
     Case(

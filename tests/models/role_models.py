@@ -4,6 +4,8 @@ from tests.models import (
     role_cases_attention,
     role_cases_conv,
     role_cases_custom,
+    role_cases_designs,
+    role_cases_inner,
     role_cases_written_out,
 )
 
@@ -12,6 +14,8 @@ CASES = [
     *role_cases_attention.CASES,
     *role_cases_custom.CASES,
     *role_cases_written_out.CASES,
+    *role_cases_inner.CASES,
+    *role_cases_designs.CASES,
 ]
 BY_NAME = {case.name: case for case in CASES}
 assert len(BY_NAME) == len(CASES), "the names of the cases must differ"
@@ -57,5 +61,7 @@ NOT_FLAT = {
     "subclassed_in_functional",
 }
 NOT_FLAT |= {case.name for case in role_cases_written_out.CASES}
+NOT_FLAT |= {case.name for case in role_cases_inner.CASES}
+NOT_FLAT |= {case.name for case in role_cases_designs.CASES}
 assert BY_NAME.keys() >= NOT_FLAT
 FLAT = [case for case in CASES if case.name not in NOT_FLAT]
