@@ -1,6 +1,8 @@
 """How strong branches are beside their skips, measured at every residual join."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,7 +29,7 @@ class BranchRatio:
     skip: float
 
     @property
-    def ratio(self):
+    def ratio(self) -> float:
         """Variance of the branch over that of the skip; infinite if the skip is constant."""
         return self.branch / self.skip if self.skip else np.inf
 
@@ -43,7 +45,7 @@ class BranchMeter:
         TypeError, ValueError: as `find_roles`.
     """
 
-    def __init__(self, model, batch):
+    def __init__(self, model: keras.Model | Network, batch: Any) -> None:
         arrays = tree.map_structure(np.asarray, batch)
         self._arrays = tree.flatten(arrays)
         self._network = network = trace(model, None if isinstance(model, Network) else arrays)
@@ -67,13 +69,13 @@ class BranchMeter:
             labels[label] = labels.get(label, 0) + 1
             self._labels[index] = label if labels[label] == 1 else f"{label}#{labels[label]}"
 
-    def measure(self):
+    def measure(self) -> list[BranchRatio]:
         """Runs the model once; returns a list of `BranchRatio`, in data-flow order.
 
         Variances are those over all elements of a tensor. Batch normalizations use the statistics
         of the batch, and there is no dropout.
         """
-        watch: dict = {}
+        watch: dict[int, Callable[[Any], Any]] = {}
         for join in self._joins.values():
             for operand in join.operands:
                 watch[operand] = _as_float
@@ -91,7 +93,7 @@ class BranchMeter:
         return found
 
 
-def branch_ratios(model, batch):
+def branch_ratios(model: keras.Model | Network, batch: Any) -> list[BranchRatio]:
     """The variance of every branch beside that of its skip, at each residual join.
 
     The ratio decides how much a block adds to the stream: at the start of training, batch
@@ -125,9 +127,9 @@ def branch_ratios(model, batch):
     return BranchMeter(model, batch).measure()
 
 
-def _as_float(tensor):
+def _as_float(tensor: Any) -> Any:
     return keras.ops.cast(tensor, "float32")
 
 
-def _variance(tensor):
+def _variance(tensor: Any) -> float:
     return float(keras.ops.convert_to_numpy(keras.ops.var(tensor)))

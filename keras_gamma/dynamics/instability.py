@@ -8,6 +8,7 @@ begins anew (Lobacheva et al., arXiv:2106.15739).
 import collections
 import dataclasses
 import statistics
+from collections.abc import Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Event:
     loss_before: float
     loss_spike: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         return (
             f"Periodic instability (arXiv:2106.15739) at step {self.step}: the norm of "
             f"{self.layer} had shrunk from {self.peak:.3g} to {self.trough:.3g}, jumped to "
@@ -69,14 +70,24 @@ class Detector:
     (6, 1.2, True)
     """
 
-    def __init__(self, shrink=1.5**0.5, jump=1.1, spike=3.0, window=3, memory=20):
+    def __init__(
+        self,
+        shrink: float = 1.5**0.5,
+        jump: float = 1.1,
+        spike: float = 3.0,
+        window: int = 3,
+        memory: int = 20,
+    ) -> None:
         self._shrink, self._jump, self._spike = shrink, jump, spike
         self._window = window
         self._losses: collections.deque[float] = collections.deque(maxlen=memory + window)
-        self._norms: dict = collections.defaultdict(lambda: collections.deque(maxlen=window))
-        self._peaks: dict = {}
+        # Of each kernel the last norms, each with the peak up to then.
+        self._norms: dict[str, collections.deque[tuple[float, float]]] = collections.defaultdict(
+            lambda: collections.deque(maxlen=window)
+        )
+        self._peaks: dict[str, float] = {}
 
-    def update(self, step, loss, norms):
+    def update(self, step: int, loss: float | None, norms: Mapping[str, float]) -> Event | None:
         """Takes one measurement.
 
         Args:
@@ -89,7 +100,7 @@ class Detector:
         """
         if loss is not None:
             self._losses.append(loss)
-        found = None
+        found: Event | None = None
         for layer, norm in norms.items():
             recent = self._norms[layer]
             # The peak counts up to the trough, for it must have been there before.
@@ -107,7 +118,9 @@ class Detector:
                 recent.clear()
         return found
 
-    def _spiked(self, step, layer, peak, trough, norm):
+    def _spiked(
+        self, step: int, layer: str, peak: float, trough: float, norm: float
+    ) -> Event | None:
         losses = list(self._losses)
         before, during = losses[: -self._window], losses[-self._window :]
         if not before:

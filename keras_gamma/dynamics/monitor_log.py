@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 
 class JsonLines:
@@ -16,18 +17,17 @@ class JsonLines:
         path: of the file; its folder is made if need be.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._file: TextIO | None = None
 
-    def open(self, header, step):
+    def open(self, header: Mapping[str, Any], step: int) -> None:
         """Begins a file, or goes on with the one that is there.
 
         Args:
             header: dict, the first line.
             step: integer. What an earlier process measured before this step is kept; what it
-            measured
-                from this step on is dropped, for it will be measured again.
+                measured from this step on is dropped, for it will be measured again.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for row in read(self.path)[1] if row["step"] < step] if step else []
@@ -37,13 +37,13 @@ class JsonLines:
         os.replace(temporary, self.path)
         self._file = self.path.open("a", encoding="utf-8")
 
-    def write(self, row):
+    def write(self, row: Mapping[str, Any]) -> None:
         """Adds one measurement."""
         assert self._file is not None, "open() comes first"
         self._file.write(_line(row))
         self._file.flush()
 
-    def close(self):
+    def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
             self._file.close()
@@ -59,13 +59,13 @@ class DamagedLineError(ValueError):
         cause: what is wrong with it.
     """
 
-    def __init__(self, path, number, cause):
+    def __init__(self, path: Path, number: int, cause: Exception) -> None:
         super().__init__(f"{path}, line {number}, is no JSON: {cause}")
         self.number = number
         self.cause = cause
 
 
-def read_lines(path):
+def read_lines(path: str | os.PathLike[str]) -> list[Any]:
     """Reads a file with a JSON value in each line.
 
     A last line that a killed process left half-written does not count.
@@ -96,7 +96,7 @@ def read_lines(path):
     return found
 
 
-def read(path):
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """Reads a file of `JsonLines`.
 
     Args:
@@ -119,7 +119,7 @@ def read(path):
     return found[0], found[1:]
 
 
-def _line(row):
+def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
@@ -133,7 +133,7 @@ class TensorBoard:
         ImportError: if TensorFlow is not installed.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
         try:
             import tensorflow
         except ImportError as error:
@@ -143,9 +143,9 @@ class TensorBoard:
             ) from error
         self._tf = tensorflow
         self._directory = str(directory)
-        self._writer = None
+        self._writer: Any = None
 
-    def write(self, row):
+    def write(self, row: Mapping[str, Any]) -> None:
         """Adds one measurement: the medians by role and of the kernels, and each variable."""
         tf = self._tf
         if self._writer is None:
@@ -159,14 +159,14 @@ class TensorBoard:
                 tf.summary.write(tag, tf.constant(value, tf.float32), row["step"], metadata)
         self._writer.flush()
 
-    def close(self):
+    def close(self) -> None:
         """Closes the file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
 
-def scalars(row):
+def scalars(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Pairs of a tag and a number, for each number of a measurement."""
     for name in ("loss", "learning_rate"):
         if row[name] is not None:

@@ -1,17 +1,27 @@
 """The measurements of `GammaMonitor` as one picture."""
 
 import importlib.util
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_gamma.report.palette import COLORS
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Header = dict[str, Any]
+Rows = list[dict[str, Any]]
+
 _FORMATS = ("pdf", "png", "svg")
 _BUSY = 12  # So many lines are told apart by a legend; more are drawn thin, without one.
 
 
-def check(path):
+def check(path: str | os.PathLike[str]) -> Path:
     """The path of a picture, as a `Path`: called before training, so that it fails before.
 
     Raises:
@@ -29,7 +39,7 @@ def check(path):
     return path
 
 
-def draw(header, rows, path):
+def draw(header: Header, rows: Rows, path: str | os.PathLike[str]) -> None:
     """Draws what a `GammaMonitor` measured.
 
     Args:
@@ -59,7 +69,7 @@ def draw(header, rows, path):
     figure.savefig(path, dpi=110)
 
 
-def _new_figure(count):
+def _new_figure(count: int) -> tuple["Figure", list["Axes"]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -73,32 +83,32 @@ def _new_figure(count):
     return figure, axes[:count]
 
 
-def _draw_norms(axis, header, rows, steps):
+def _draw_norms(axis: "Axes", header: Header, rows: Rows, steps: list[int]) -> None:
     kernels = list(header["kernels"])
     _draw_each(axis, kernels, rows, steps, "kernels", "norm")
     _draw_predicted(axis, kernels, rows, steps, "predicted_norm")
     axis.set_title("‖w‖ of scale-invariant kernels (dashed: predicted)", fontsize=9)
 
 
-def _draw_rates(axis, header, rows, steps):
+def _draw_rates(axis: "Axes", header: Header, rows: Rows, steps: list[int]) -> None:
     _draw_each(axis, list(header["kernels"]), rows, steps, "kernels", "effective_learning_rate")
     axis.set_title(f"effective learning rate {header['effective_learning_rate']}", fontsize=9)
 
 
-def _draw_angles(axis, header, rows, steps):
+def _draw_angles(axis: "Axes", header: Header, rows: Rows, steps: list[int]) -> None:
     kernels = list(header["kernels"])
     _draw_each(axis, kernels, rows, steps, "kernels", "rms_angle")
     _draw_predicted(axis, kernels, rows, steps, "predicted_angle")
     axis.set_title("angle per step, RMS, in radians (dashed: predicted)", fontsize=9)
 
 
-def _draw_branches(axis, header, rows, steps):
+def _draw_branches(axis: "Axes", header: Header, rows: Rows, steps: list[int]) -> None:
     labels = list(dict.fromkeys(label for row in rows for label in row["branches"]))
     _draw_each(axis, labels, rows, steps, "branches", "ratio")
     axis.set_title("variance of the branch over that of the skip", fontsize=9)
 
 
-def _draw_loss(axis, header, rows, steps):
+def _draw_loss(axis: "Axes", header: Header, rows: Rows, steps: list[int]) -> None:
     axis.plot(steps, [_number(row["loss"]) for row in rows], color="black", linewidth=1.2)
     axis.set_title("loss since the last measurement (solid), learning rate (dotted)", fontsize=9)
     if all((row["loss"] or 0) > 0 for row in rows):
@@ -108,7 +118,7 @@ def _draw_loss(axis, header, rows, steps):
     right.tick_params(labelsize=8)
 
 
-def _draw_gammas(axis, header, rows, steps):
+def _draw_gammas(axis: "Axes", header: Header, rows: Rows, steps: list[int]) -> None:
     """Every γ's median thin, and its role's thick."""
     for path, about in header["gammas"].items():
         values = [row["gammas"].get(path, {}).get("quantiles") for row in rows]
@@ -122,15 +132,17 @@ def _draw_gammas(axis, header, rows, steps):
     axis.legend(fontsize=7)
 
 
-def _draw_each(axis, keys, rows, steps, group, name):
+def _draw_each(
+    axis: "Axes", keys: Sequence[str], rows: Rows, steps: list[int], group: str, name: str
+) -> None:
     for i, key in enumerate(keys):
         values = [_number(row[group].get(key, {}).get(name)) for row in rows]
         axis.plot(
             steps, values, color=_shade(i, len(keys)), linewidth=1.2 if len(keys) <= _BUSY else 0.7,
             label=key,
         )  # fmt: skip
-    values = [line.get_ydata() for line in axis.lines]
-    if any(np.nanmax(v, initial=0) > 0 for v in values):
+    drawn = [np.asarray(line.get_ydata(), dtype=float) for line in axis.lines]
+    if any(np.nanmax(one, initial=0) > 0 for one in drawn):
         axis.set_yscale("log")
     if 0 < len(keys) <= _BUSY:
         axis.legend(fontsize=6)
@@ -141,19 +153,21 @@ def _draw_each(axis, keys, rows, steps, group, name):
         )  # fmt: skip
 
 
-def _draw_predicted(axis, kernels, rows, steps, name):
+def _draw_predicted(
+    axis: "Axes", kernels: Sequence[str], rows: Rows, steps: list[int], name: str
+) -> None:
     for i, key in enumerate(kernels):
         values = [_number(row["kernels"].get(key, {}).get(name)) for row in rows]
         if np.isfinite(values).any():
             axis.plot(steps, values, "--", color=_shade(i, len(kernels)), linewidth=0.9)
 
 
-def _shade(index, count):
+def _shade(index: int, count: int) -> Any:
     """From the first to the last line, from dark to light."""
     import matplotlib
 
     return matplotlib.colormaps["viridis"](0.9 * index / max(count - 1, 1))
 
 
-def _number(value):
+def _number(value: float | None) -> float:
     return np.nan if value is None else value

@@ -2,12 +2,19 @@
 
 import collections
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 
-from keras_gamma.network.graph import Kind
+from keras_gamma.network.graph import Graph, Kind
 from keras_gamma.network.inputs import trace
-from keras_gamma.report import tables
+from keras_gamma.network.network import Network
+from keras_gamma.report.base import Report
+from keras_gamma.report.columns import Column
+
+# The normalizations that absorb a call, whether filter by filter, and why it is none.
+Absorbed = tuple[tuple[keras.Layer, ...], bool, str | None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +39,7 @@ class ScaleInvariant:
     reason: str
 
     @property
-    def axes(self):
+    def axes(self) -> list[int]:
         """The axes of the kernel over which its norm is taken: a list of integers."""
         rank = len(self.variable.shape)
         if not self.per_filter:
@@ -40,35 +47,48 @@ class ScaleInvariant:
         return list(range(rank - _filter_axes(self.layer)))
 
 
-class ScaleInvariantReport(collections.abc.Sequence):
-    """What `find_scale_invariant` found. Printed, it is a table.
+@dataclasses.dataclass(frozen=True)
+class OtherKernel:
+    """A kernel whose norm does matter, and why."""
+
+    path: str
+    reason: str
+
+
+def _per(row: ScaleInvariant | OtherKernel) -> str:
+    """What may be scaled by a factor of its own."""
+    if isinstance(row, OtherKernel):
+        return "no"
+    return "per filter" if row.per_filter else "per kernel"
+
+
+class ScaleInvariantReport(Report[ScaleInvariant]):
+    """What `find_scale_invariant` found: a sequence of `ScaleInvariant`. Printed, it is a table.
 
     Args:
         entries: iterable of `ScaleInvariant`.
         others: dict from the paths of the other kernels to why they are none.
     """
 
-    def __init__(self, entries, others):
-        self._entries = tuple(entries)
+    format = "keras_gamma.scale_invariant"
+    columns = (
+        Column("path", "kernel"),
+        Column("per", "scale-invariant", of=_per),
+        Column("reason", prose=True),
+    )
+
+    def __init__(self, entries: Iterable[ScaleInvariant], others: Mapping[str, str]) -> None:
+        super().__init__(entries)
         self.others = dict(others)
 
-    def __getitem__(self, index):
-        return self._entries[index]
+    def rows(self) -> Sequence[ScaleInvariant | OtherKernel]:
+        return (*self, *(OtherKernel(path, reason) for path, reason in self.others.items()))
 
-    def __len__(self):
-        return len(self._entries)
-
-    def __str__(self):
-        rows = [(e.path, "per filter" if e.per_filter else "per kernel", e.reason) for e in self]
-        rows += [(path, "no", reason) for path, reason in self.others.items()]
-        caption = f"{len(self)} of {len(rows)} kernels are scale-invariant."
-        return tables.table(("kernel", "scale-invariant", "reason"), rows, caption)
-
-    def __repr__(self):
-        return f"<ScaleInvariantReport: {len(self)} of {len(self) + len(self.others)} kernels>"
+    def summary(self) -> str:
+        return f"{len(self)} of {len(self) + len(self.others)} kernels are scale-invariant."
 
 
-def find_scale_invariant(model, inputs=None):
+def find_scale_invariant(model: keras.Model | Network, inputs: Any = None) -> ScaleInvariantReport:
     """Finds the kernels whose norm does not matter: those in front of a normalization.
 
     Multiplying such a kernel by c > 0 leaves the function as it is (up to the normalization's ε),
@@ -107,28 +127,30 @@ def find_scale_invariant(model, inputs=None):
     """
     network = trace(model, inputs)
     graph = network.graph
-    weighted, made_by = set(), {}
+    weighted: set[int] = set()
+    made_by: dict[int, Any] = {}
     for step in network.steps:
         for number in step.numbers:
             if number is not None:
                 made_by[number] = step.operation
                 if step.is_weighted:
                     weighted.add(number)
-    calls: dict = {}
+    calls: dict[int, tuple[Any, keras.Variable, list[Absorbed]]] = {}
     for number, operation in made_by.items():
         if isinstance(operation, keras.Layer) and graph.nodes[number].kind is not Kind.NORM:
             kernel = _kernel(operation)
             if kernel is not None:
                 found = _absorbers(graph, number, weighted, made_by, operation)
                 calls.setdefault(id(kernel), (operation, kernel, []))[2].append(found)
-    entries, others = [], {}
-    for layer, kernel, found in calls.values():
-        refusal = next((why for norms, _, why in found if not norms), None)
+    entries: list[ScaleInvariant] = []
+    others: dict[str, str] = {}
+    for layer, kernel, fates in calls.values():
+        refusal = next((why for norms, _, why in fates if not norms), None)
         if refusal:
             others[kernel.path] = refusal
             continue
-        norms = tuple(dict.fromkeys(norm for norms, _, _ in found for norm in norms))
-        per_filter = all(direct for _, direct, _ in found)
+        norms = tuple(dict.fromkeys(norm for absorbing, _, _ in fates for norm in absorbing))
+        per_filter = all(direct for _, direct, _ in fates)
         names = ", ".join(repr(norm.name) for norm in norms)
         entries.append(
             ScaleInvariant(
@@ -138,7 +160,7 @@ def find_scale_invariant(model, inputs=None):
     return ScaleInvariantReport(entries, others)
 
 
-def project_scale_invariant(model, inputs=None):
+def project_scale_invariant(model: keras.Model, inputs: Any = None) -> ScaleInvariantReport:
     """Holds ‖w‖ = 1 on every scale-invariant kernel, so that its decay is no hyperparameter.
 
     The kernels are normalized at once, and the statistics of the batch normalizations behind
@@ -200,7 +222,7 @@ def project_scale_invariant(model, inputs=None):
     return found
 
 
-def _project(entry, norm):
+def _project(entry: ScaleInvariant, norm: Any) -> None:
     entry.variable.assign(entry.variable / norm)
     for layer in entry.norms:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -217,12 +239,12 @@ def _project(entry, norm):
         setattr(entry.layer, attribute, constraint)
 
 
-def _norms(entry):
+def _norms(entry: ScaleInvariant) -> Any:
     squares = keras.ops.sum(keras.ops.square(entry.variable), axis=entry.axes, keepdims=True)
     return keras.ops.sqrt(squares)
 
 
-def _is_unit_norm(constraint, axes):
+def _is_unit_norm(constraint: Any, axes: list[int]) -> bool:
     return isinstance(constraint, keras.constraints.UnitNorm) and constraint.axis == axes
 
 
@@ -243,30 +265,33 @@ _TRANSPOSED = (
 _LAYERS = (*_CONVOLUTIONS, *_TRANSPOSED, keras.layers.Dense, keras.layers.EinsumDense)
 
 
-def _kernel(layer):
+def _kernel(layer: keras.Layer) -> keras.Variable | None:
     """The kernel of a layer that is linear in it, or `None`."""
     if not isinstance(layer, _LAYERS):
         return None
     return layer.kernel
 
 
-def _filter_axes(layer):
+def _filter_axes(layer: keras.Layer) -> int:
     return 2 if isinstance(layer, _DEPTHWISE) else 1
 
 
-def _constraint_attribute(layer):
+def _constraint_attribute(layer: keras.Layer) -> str | None:
     names = ("depthwise_constraint", "kernel_constraint")
     return next((name for name in names if hasattr(layer, name)), None)
 
 
-def _absorbers(graph, start, weighted, made_by, layer):
+def _absorbers(
+    graph: Graph, start: int, weighted: set[int], made_by: Mapping[int, Any], layer: keras.Layer
+) -> Absorbed:
     """The normalizations that absorb one call: `(layers, whether filter by filter, refusal)`."""
     # A fused activation is part of the call itself.
     activation = getattr(layer, "activation", None)
     plain = activation in (None, keras.activations.linear)
     if not plain and activation is not keras.activations.relu:
         return (), False, f"Its activation {getattr(activation, '__name__', activation)} follows."
-    norms, direct, stack, seen = [], True, [start], {start}
+    norms: list[keras.Layer] = []
+    direct, stack, seen = True, [start], {start}
     while stack:
         current = stack.pop()
         label = graph.nodes[current].label
@@ -292,7 +317,7 @@ def _absorbers(graph, start, weighted, made_by, layer):
     ):
         return (), False, "Its bias does not scale with it."
     on_filters = batch and all(_normalizes_filters(norm, layer) for norm in norms)
-    return norms, direct and on_filters, None
+    return tuple(norms), direct and on_filters, None
 
 
 # Layers and operations after which a channel is still the same filter's.
@@ -301,7 +326,7 @@ _KEEP_FILTERS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDrop
                  "Relu", "LeakyReLU", "LeakyRelu", "Activation", "ConvertToTensor")  # fmt: skip
 
 
-def _normalizes_filters(norm, layer):
+def _normalizes_filters(norm: keras.Layer, layer: keras.Layer) -> bool:
     """Whether the axis that a batch normalization leaves apart is that of the layer's filters."""
     last = norm.axis in (-1, norm.input_spec.ndim - 1)
     channels_last = getattr(layer, "data_format", "channels_last") == "channels_last"

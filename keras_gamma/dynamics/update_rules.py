@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 
@@ -46,7 +47,7 @@ class UpdateRule:
     nesterov: bool = False
     why_not: str | None = None
 
-    def effective_learning_rate(self, learning_rate, norm):
+    def effective_learning_rate(self, learning_rate: float, norm: Any) -> Any:
         """The learning rate that a weight of norm 1 would need to turn as fast.
 
         η/‖w‖² for SGD, η/‖w‖ where steps do not depend on the scale of the gradient (Adam and its
@@ -64,7 +65,7 @@ class UpdateRule:
             return None
         return learning_rate / norm**self.power
 
-    def angle(self, learning_rate, coupled, decoupled):
+    def angle(self, learning_rate: float, coupled: float, decoupled: float) -> float | None:
         """RMS angle per step in equilibrium, in radians, or `None` where no formula holds.
 
         Args:
@@ -79,7 +80,14 @@ class UpdateRule:
         decay = coupled + decoupled * (1 - self.momentum)
         return equilibrium.sgd_coupled_angle(learning_rate, decay, self.momentum, self.nesterov)
 
-    def norm(self, learning_rate, coupled, decoupled, size, gradient):
+    def norm(
+        self,
+        learning_rate: float,
+        coupled: float,
+        decoupled: float,
+        size: int,
+        gradient: float | None,
+    ) -> float | None:
         """‖w‖ in equilibrium, or `None` where no formula holds.
 
         Args:
@@ -96,7 +104,7 @@ class UpdateRule:
         decay = coupled + decoupled * (1 - self.momentum)
         return equilibrium.sgd_coupled_norm(learning_rate, decay, gradient, self.momentum)
 
-    def gradient(self, learning_rate, step_times_norm):
+    def gradient(self, learning_rate: float, step_times_norm: float) -> float | None:
         """The RMS of ‖g‖·‖w‖ for SGD, from that of ‖step‖·‖w‖; `None` for other rules.
 
         Successive gradients are taken as uncorrelated, as in `equilibrium`.
@@ -107,13 +115,13 @@ class UpdateRule:
         square = (1 + m) ** 2 + m**4 / (1 - m**2) if self.nesterov else 1 / (1 - m**2)
         return step_times_norm / (learning_rate * math.sqrt(square))
 
-    def _holds(self, coupled, decoupled):
+    def _holds(self, coupled: float, decoupled: float) -> bool:
         if self.kind == "adam" and coupled:
             return False
         return self.kind is not None and bool(coupled or decoupled)
 
 
-def rule_of(optimizer):
+def rule_of(optimizer: Any) -> UpdateRule:
     """The `UpdateRule` of an optimizer, unwrapped.
 
     Args:
@@ -149,7 +157,7 @@ def rule_of(optimizer):
     return rule
 
 
-def _clips(optimizer):
+def _clips(optimizer: Any) -> bool:
     return any(
         getattr(optimizer, name, None) is not None
         for name in ("clipnorm", "global_clipnorm", "clipvalue")
