@@ -17,7 +17,7 @@ from keras_gamma.network.inputs import trace
 from keras_gamma.roles.finding import GammaRole, find_roles
 
 
-class GammaMonitor(keras.callbacks.Callback):
+class GammaMonitor(keras.callbacks.Callback):  # type: ignore[misc, unused-ignore]
     """Measures, every so many steps, what weight decay and normalization do to each other.
 
     At a measured step, for each γ: its norm, quantiles, and effective learning rate. For each

@@ -139,10 +139,16 @@ class Report(Sequence[Entry_co], abc.ABC):
                 row.insert(1, f"×{len(one.rows)}")
         return header, rows, folds
 
+    def _label(self) -> Column:
+        """The column that a reason is headed by: the role, or what else is said of a row."""
+        colored = [column for column in self.columns if column.colored]
+        short = [column for column in self.columns[1:] if not column.prose]
+        return next(iter([*colored, *short, self.columns[0]]))
+
     def _reasons(self, folds: Sequence[folding.Fold]) -> list[str]:
         """One sentence for each kind of reason, headed by the role that it is for."""
         shown = self.rows()
-        head = next((column for column in self.columns if column.colored), self.columns[0])
+        head = self._label()
         kinds: dict[tuple[str, str], list[str]] = {}
         names: dict[tuple[str, str], str] = {}
         for one in folds:
