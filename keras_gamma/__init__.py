@@ -4,11 +4,11 @@ Public names are imported on first use: `import keras_gamma` costs next to nothi
 command line can say something before a backend is loaded. The names stand once, in `__init__.pyi`.
 """
 
-import sys
 from typing import Any
 
 import lazy_loader
 
+from keras_gamma._on_import import when_imported as _when_imported
 from keras_gamma._version import __version__ as __version__
 
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
@@ -26,7 +26,10 @@ def __getattr__(name: str) -> Any:
         raise
 
 
-if "keras" in sys.modules:
-    # Saved models name these classes: Keras must know them before it loads one.
+def _register() -> None:
+    """Saved models name these classes: Keras must know them before it loads one."""
     from keras_gamma.decay import optimizers as _optimizers  # noqa: F401
-    from keras_gamma.decay import regularizers as _regularizers  # noqa: F401
+    from keras_gamma.decay import penalties as _penalties  # noqa: F401
+
+
+_when_imported("keras", _register)

@@ -6,12 +6,12 @@ from . import units as units
 from ._version import __version__ as __version__
 from .checks.auditing import audit as audit
 from .checks.verification import verify as verify
+from .decay.archives import load_model as load_model
 from .decay.coupled import apply_guidelines as apply_guidelines
-from .decay.decoupled import DecayPlan as DecayPlan
+from .decay.decay_plan import DecayPlan as DecayPlan
 from .decay.decoupled import exclude_from_weight_decay as exclude_from_weight_decay
 from .decay.decoupled import plan_weight_decay as plan_weight_decay
 from .decay.guidelines import Guidelines as Guidelines
-from .decay.loading import load_model as load_model
 from .decay.plan import GammaPlan as GammaPlan
 from .distribute import distributed_fit as distributed_fit
 from .network.normalizations import register_normalization as register_normalization

@@ -9,11 +9,12 @@ import keras
 
 from keras_gamma._keras import names as _keras
 from keras_gamma.checks import effects
-from keras_gamma.decay import paths, records, regularizers
-from keras_gamma.decay.decoupled import DecayPlan
+from keras_gamma.decay import application, places
+from keras_gamma.decay.decay_plan import DecayPlan
 from keras_gamma.decay.guidelines import Guidelines
+from keras_gamma.decay.inner_optimizers import has_factors, unwrap
 from keras_gamma.decay.plan import Decision, GammaPlan
-from keras_gamma.decay.shrinkage import decays, is_measurable, unwrap
+from keras_gamma.decay.shrinkage import decays, is_measurable
 from keras_gamma.report import tables
 from keras_gamma.roles.classification import Role
 from keras_gamma.roles.finding import find_roles
@@ -261,32 +262,27 @@ def _intentions(model, inner, strengths, plan, guidelines, inputs):
     if guidelines is not None:
         return _by_guidelines(model, guidelines, inputs), []
     plans = _plans_of(model, plan)
-    if not any(isinstance(p, DecayPlan) for _, p in plans) and getattr(inner, "decay", None):
-        plans.append((model, _Factors(inner.decay)))
+    if not any(isinstance(p, DecayPlan) for p, _ in plans) and has_factors(inner):
+        plans += _factors(model, inner)
     if not plans:
         return _by_guidelines(model, None, inputs), []
     wanted: dict = collections.defaultdict(_Wish)
-    problems = []
-    for owner, one in plans:
-        present = {variable.path: variable for variable in owner.trainable_variables}
-        # A second variable of the same path is called `path#2` in plans.
-        slots = regularizers.slots(owner).items()
-        present |= {path: slot.variable for path, slot in slots if slot.variable.trainable}
-        found, missing = paths.match([entry.path for entry in one], present)
-        problems += _missing(one, missing, owner)
+    problems: list[str] = []
+    for one, variables in plans:
+        problems += _missing(one, variables, model)
         for entry in one:
-            if entry.path in found:
-                key = id(present[found[entry.path]])
-                _add(wanted[key], one, entry, strengths.get(key, 0.0))
+            variable = variables.get(entry.path)
+            if variable is not None and variable.trainable:
+                _add(wanted[id(variable)], one, entry, strengths.get(id(variable), 0.0))
     for wish in wanted.values():
         # A plan for one means has something to say on the other: γ are not to be counted twice.
         if wish.is_gamma and wish.coupled is None and wish.decoupled:
             wish.coupled = 0.0
         if wish.is_gamma and wish.decoupled is None:
             wish.decoupled = 0.0
-    by_path = {path: slot.variable for path, slot in regularizers.slots(model).items()}
-    for path in regularizers.gamma_paths(model):
-        variable = by_path[path]
+    located = places.locate(model)
+    gammas = application.gammas(model, located)
+    for variable in (at.variable for at in located if id(at.variable) in gammas):
         if variable.trainable and id(variable) not in wanted:
             wanted[id(variable)] = _Wish(is_gamma=True, unknown=True)
     return wanted, problems
@@ -295,9 +291,18 @@ def _intentions(model, inner, strengths, plan, guidelines, inputs):
 class _Factors(tuple):
     """An optimizer's own factors, in the shape of a `DecayPlan`."""
 
-    def __new__(cls, factors):
-        entry = collections.namedtuple("entry", "path role factor kind")
-        return super().__new__(cls, (entry(p, None, f, "") for p, f in factors.items()))
+
+def _factors(model, inner):
+    """The factors of an optimizer of `keras_gamma.optimizers`, and the variables they are for."""
+    if not inner.decay:
+        return []
+    entry = collections.namedtuple("entry", "path role factor kind")
+    entries, variables = [], {}
+    for variable in model.trainable_variables:
+        path = f"{variable.path}#{len(entries)}"
+        entries.append(entry(path, None, inner.factor(variable), ""))
+        variables[path] = variable
+    return [(_Factors(entries), variables)]
 
 
 def _by_guidelines(model, guidelines, inputs):
@@ -306,7 +311,7 @@ def _by_guidelines(model, guidelines, inputs):
     wanted: dict = collections.defaultdict(_Wish)
     for gamma in find_roles(model, inputs):
         if gamma.variable.trainable:
-            factor = min(guidelines.factor(call.role) for call in gamma.calls)
+            factor, _ = guidelines.strictest(gamma.calls)
             # A scale that is stored otherwise than as γ may be spared for that reason.
             shrinks = None if factor and gamma.neutral != 1.0 else factor > 0
             wanted[id(gamma.variable)] = _Wish(gamma.role, True, shrinks=shrinks)
@@ -314,19 +319,16 @@ def _by_guidelines(model, guidelines, inputs):
 
 
 def _plans_of(model, plan):
-    """Pairs of a model and a plan for it."""
+    """Pairs of a plan and the variables of its paths."""
     if plan is None:
-        found = []
-        for owner, kept in records.below(model):
-            found += [(owner, p) for p in (kept.coupled, kept.decoupled) if p is not None]
-        return found
+        return application.in_force(model)
     given = plan if isinstance(plan, (list, tuple)) else [plan]
     for one in given:
         if not isinstance(one, (GammaPlan, DecayPlan)):
             raise TypeError(
                 f"`plan` must be a GammaPlan, a DecayPlan, or a list. Received: {one!r}"
             )
-    return [(model, one) for one in given]
+    return [(one, application.variables_of(one, model)) for one in given]
 
 
 def _add(wish, plan, entry, strength):
@@ -339,13 +341,12 @@ def _add(wish, plan, entry, strength):
     wish.decoupled = entry.factor * strength
 
 
-def _missing(plan, missing, owner):
+def _missing(plan, variables, owner):
     """Sentences on what a plan applies to, and what is not there."""
-    entries = {entry.path: entry for entry in plan}
-    for path in missing:
-        entry = entries[path]
-        if not isinstance(plan, GammaPlan) or entry.decision is Decision.APPLY:
+    for entry in plan:
+        applies = not isinstance(plan, GammaPlan) or entry.decision is Decision.APPLY
+        if applies and entry.path not in variables:
             yield (
-                f"{path}: the plan speaks of it, but it is no trainable variable of model "
+                f"{entry.path}: the plan speaks of it, but it is no trainable variable of model "
                 f"{owner.name!r}"
             )

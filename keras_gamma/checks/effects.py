@@ -3,11 +3,11 @@
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import regularizers
+from keras_gamma.decay import penalties
 from keras_gamma.decay.shrinkage import mean, small
 
 _ELEMENTWISE = (keras.regularizers.L1L2, keras.regularizers.L1, keras.regularizers.L2,
-                regularizers.UnitOffsetL2)  # fmt: skip
+                penalties.UnitOffsetL2)  # fmt: skip
 
 
 class _Penalized(keras.Model):
@@ -30,7 +30,7 @@ def pulls(variables):
             continue
         # Other regularizers may depend on the shape.
         shape = small(variable) if type(regularizer) in _ELEMENTWISE else variable.shape
-        start = 0.0 if isinstance(regularizer, regularizers.UnitOffsetL2) else 1.0
+        start = 0.0 if isinstance(regularizer, penalties.UnitOffsetL2) else 1.0
         stand_in = _keras.stand_in(variable, shape, start)
         stand_in.regularizer = regularizer
         penalized.append((i, start, stand_in))

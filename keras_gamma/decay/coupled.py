@@ -1,16 +1,30 @@
 """`apply_guidelines`: coupled L2 on the γ that the guidelines name."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_gamma.decay import application, places
+from keras_gamma.decay.application import AppliedPlan
 from keras_gamma.decay.guidelines import Guidelines
+from keras_gamma.decay.penalties import Slot
 from keras_gamma.decay.plan import GammaPlan, decide
-from keras_gamma.decay.regularizers import Slot
 from keras_gamma.decay.units import l2_from
 from keras_gamma.network.inputs import trace
 from keras_gamma.roles.finding import find_roles
 
 
 def apply_guidelines(
-    model, *, l2=None, weight_decay=None, guidelines=None, inputs=None, overwrite=False
-):
+    model: keras.Model,
+    *,
+    l2: float | None = None,
+    weight_decay: float | None = None,
+    guidelines: Guidelines | str | None = None,
+    inputs: Any = None,
+    overwrite: bool = False,
+) -> AppliedPlan:
     """Regularizes the γ of `model` that should be, and spares the others.
 
     Finds the residual role of every γ, decides by the guidelines, and sets each layer's
@@ -19,9 +33,10 @@ def apply_guidelines(
     gradient, times the learning rate.
 
     It takes effect at once, also on a model that was compiled or fitted before (the next `fit`
-    traces its step anew; optimizer and metrics keep their state). Calling it again with
-    the same arguments changes nothing; with others, it replaces what it set. If it raises,
-    the model is as it was. Apply it to the model that you call `fit` on: a step that an
+    traces its step anew; optimizer and metrics keep their state). A frozen γ gets its penalty,
+    too, which Keras leaves out for as long as it is frozen. Calling it again with the same
+    arguments changes nothing; with others, it replaces what it set. If it raises, the model is
+    as it was. Apply it to the model that you call `fit` on: a step that an
     outer model has traced already is not dropped when only an inner one is passed.
 
     Args:
@@ -64,7 +79,7 @@ def apply_guidelines(
     guidelines = Guidelines.get(guidelines)
     network = trace(model, inputs)
     roles = find_roles(network)
-    plan = GammaPlan(decide(roles, guidelines, strength), guidelines, strength)
+    located = {id(at.variable): at.place for at in places.locate(network.model)}
+    plan = GammaPlan(decide(roles, guidelines, strength, located), guidelines, strength)
     slots = {gamma.path: Slot(gamma.layer, gamma.variable) for gamma in roles}
-    plan.put(network.model, slots, overwrite)
-    return plan
+    return application.put(plan, network.model, slots, overwrite)

@@ -1,194 +1,37 @@
 """Decoupled weight decay: the guidelines' decision as an optimizer's exclude list."""
 
-import collections
+from __future__ import annotations
+
 import dataclasses
-import json
 import re
 import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import keras
+
+from keras_gamma._keras import exclusions
 from keras_gamma._keras import names as _keras
-from keras_gamma._version import __version__
-from keras_gamma.decay import paths, records, regularizers
+from keras_gamma.decay import optimizer_records, penalties, places
+from keras_gamma.decay.decay_plan import DecayEntry, DecayPlan
 from keras_gamma.decay.guidelines import Guidelines
-from keras_gamma.decay.shrinkage import decays_at_all, unwrap
+from keras_gamma.decay.inner_optimizers import has_factors, unwrap
+from keras_gamma.decay.shrinkage import decays_at_all
 from keras_gamma.decay.units import check_strength
 from keras_gamma.network.inputs import trace
-from keras_gamma.report import tables
-from keras_gamma.roles.classification import Role
 from keras_gamma.roles.finding import find_roles
 
 
-@dataclasses.dataclass(frozen=True)
-class DecayEntry:
-    """Whether, and how strongly, weight decay acts on one trainable variable.
-
-    Args:
-        path: string, the variable's path.
-        kind: string: `"γ"`, `"β"`, `"bias"`, `"1-d"` or `"weight"`.
-        role: a `Role` for γ, else `None`.
-        factor: float ≥ 0 that multiplies the optimizer's `weight_decay`; 0.0 excludes.
-        reason: string, one plain sentence.
-    """
-
-    path: str
-    kind: str
-    role: Role | None
-    factor: float
-    reason: str
-
-    @property
-    def decayed(self):
-        """Whether weight decay acts on it at all."""
-        return self.factor > 0
-
-
-_FORMAT = "keras_gamma.decay_plan"
-
-
-class DecayPlan(collections.abc.Sequence):
-    """What weight decay does to every trainable variable of a model. Printed, it is a table.
-
-    Args:
-        entries: iterable of `DecayEntry`, one for each trainable variable.
-        guidelines: the `Guidelines` behind the decisions on γ.
-        weight_decay: float, `None` if the optimizer has none, or `"?"` if no optimizer is known.
-    """
-
-    def __init__(self, entries, guidelines, weight_decay="?"):
-        self._entries = tuple(entries)
-        self.guidelines = guidelines
-        self.weight_decay = weight_decay
-
-    def __getitem__(self, index):
-        return self._entries[index]
-
-    def __len__(self):
-        return len(self._entries)
-
-    def __eq__(self, other):
-        if not isinstance(other, DecayPlan):
-            return NotImplemented
-        return (self._entries, self.guidelines, self.weight_decay) == (
-            other._entries,
-            other.guidelines,
-            other.weight_decay,
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def factors(self):
-        """Path -> factor, for the optimizers of `keras_gamma.optimizers`."""
-        return {entry.path: entry.factor for entry in self}
-
-    def changed(self, optimizer, model):
-        """The paths of the trainable variables that the optimizer treats otherwise by now.
-
-        Args:
-            optimizer: the optimizer that the plan was put onto.
-            model: the `keras.Model` it was made for.
-        """
-        if hasattr(optimizer, "set_decay"):
-            return [] if optimizer.decay == self.factors() else [entry.path for entry in self]
-        decayed = {entry.path: entry.decayed for entry in self}
-        return [
-            variable.path
-            for variable in model.trainable_variables
-            if _keras.is_decayed(optimizer, variable) != decayed.get(variable.path)
-        ]
-
-    def apply(self, optimizer, model):
-        """Puts this plan onto an optimizer: for a model that was rebuilt or reloaded.
-
-        Args:
-            optimizer: as for `exclude_from_weight_decay`.
-            model: a `keras.Model` with the variables that the plan names.
-
-        Returns:
-            The `DecayPlan` that was read back from the optimizer.
-
-        Raises:
-            ValueError: if the plan does not name every trainable variable of `model`, and for
-                what `exclude_from_weight_decay` refuses. Nothing is changed then.
-        """
-        present = [variable.path for variable in model.trainable_variables]
-        found, missing = paths.match(present, [entry.path for entry in self])
-        absent = sorted({entry.path for entry in self} - set(found.values()))
-        if missing or absent:
-            parts = [f"missing in the model: {', '.join(absent)}"] if absent else []
-            parts += [f"new in the model: {', '.join(missing)}"] if missing else []
-            raise ValueError(
-                f"The plan does not fit model {model.name!r}; {'; '.join(parts)}. Nothing was "
-                "changed. Call exclude_from_weight_decay on this model instead."
-            )
-        entries = {entry.path: entry for entry in self}
-        renamed = [dataclasses.replace(entries[found[path]], path=path) for path in present]
-        return _put(DecayPlan(renamed, self.guidelines), optimizer, model)
-
-    @classmethod
-    def from_json(cls, text):
-        """Reads what `to_json` wrote.
-
-        Raises:
-            ValueError: if `text` is not such a plan.
-        """
-        try:
-            content = json.loads(text)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Not a decay plan: this is not JSON ({error}).") from None
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(
-                f'Not a decay plan: expected a JSON object with "format": "{_FORMAT}".'
-            )
-        try:
-            entries = [_read_entry(number, e) for number, e in enumerate(content["entries"])]
-            strength = content["weight_decay"]
-            if strength not in (None, "?"):
-                strength = check_strength("weight_decay", strength)
-            return cls(entries, Guidelines(**content["guidelines"]), strength)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"Malformed decay plan: {type(error).__name__}: {error}") from None
-
-    def to_json(self):
-        """The plan as a JSON text that `from_json` reads back to an equal plan."""
-        content = {
-            "format": _FORMAT,
-            "keras_gamma": __version__,
-            "guidelines": dataclasses.asdict(self.guidelines),
-            "weight_decay": self.weight_decay,
-            "entries": [dataclasses.asdict(entry) for entry in self],
-        }
-        return json.dumps(content, indent=1, ensure_ascii=False)
-
-    def __str__(self):
-        rows = [
-            (
-                e.path,
-                e.kind,
-                e.role or "–",
-                ("decayed" if e.factor == 1 else f"decayed ×{e.factor:g}")
-                if e.decayed
-                else "not decayed",
-                e.reason,
-            )
-            for e in self
-        ]
-        header = ("variable", "kind", "role", "decision", "reason")
-        return tables.table(header, rows, self._caption())
-
-    def _caption(self):
-        decayed = sum(e.decayed for e in self)
-        counts = f"{len(self)} trainable variables: {decayed} decayed, {len(self) - decayed} not."
-        if self.weight_decay is None:
-            return f"{counts} The optimizer's weight_decay is None: NOTHING decays."
-        strength = "" if self.weight_decay == "?" else f" weight_decay = {self.weight_decay:g}"
-        unit = " (w ← w − learning_rate · weight_decay · w, before each step)." if strength else ""
-        return f"{counts}{strength}{unit} Guidelines: {self.guidelines}"
-
-    def __repr__(self):
-        return f"<DecayPlan of {len(self)} variables: {sum(e.decayed for e in self)} decayed>"
-
-
-def plan_weight_decay(model, *, guidelines=None, biases=True, betas=True, names=(), inputs=None):
+def plan_weight_decay(
+    model: keras.Model,
+    *,
+    guidelines: Guidelines | str | None = None,
+    biases: bool = True,
+    betas: bool = True,
+    names: str | Iterable[str] = (),
+    inputs: Any = None,
+) -> DecayPlan:
     """Decides for every trainable variable whether weight decay acts on it. Sets nothing.
 
     γ follow the guidelines, with their factors. Of the rest, weights are decayed; biases,
@@ -225,25 +68,23 @@ def plan_weight_decay(model, *, guidelines=None, biases=True, betas=True, names=
     model, roles = network.model, find_roles(network)
     gammas = {id(gamma.variable): gamma for gamma in roles}
     norms = {id(gamma.layer) for gamma in roles} | {id(n.layer) for n in roles.notes}
-    owners = {id(slot.variable): slot.layer for slot in regularizers.slots(model).values()}
     patterns = _compile(names)
-    entries, used = [], set()
-    for variable in model.trainable_variables:
-        entry = _decide(
-            variable,
-            gammas.get(id(variable)),
-            id(owners.get(id(variable))) in norms,
-            guidelines,
-            biases,
-            betas,
-        )
-        found = [pattern for pattern in patterns if pattern.search(variable.path)]
+    entries: list[DecayEntry] = []
+    used: set[re.Pattern[str]] = set()
+    for at in _trained(model):
+        gamma = gammas.get(id(at.variable))
+        if gamma is not None:
+            kind, factor, reason = "γ", *_decide_on_gamma(gamma, guidelines)
+        else:
+            kind, factor, reason = _decide(at.variable, id(at.layer) in norms, biases, betas)
+        found = [pattern for pattern in patterns if pattern.search(at.variable.path)]
         used.update(found)
-        if found and entry.decayed:
-            entry = dataclasses.replace(
-                entry, factor=0.0, reason=f"Its path matches {found[0].pattern!r}."
-            )
-        entries.append(entry)
+        if found and factor:
+            factor, reason = 0.0, f"Its path matches {found[0].pattern!r}."
+        if not at.variable.trainable:
+            reason = f"Frozen (trainable=False): it will be so when it is unfrozen. {reason}"
+        role = None if gamma is None else gamma.role
+        entries.append(DecayEntry(at.path, kind, role, factor, reason, at.place))
     unused = [pattern.pattern for pattern in patterns if pattern not in used]
     if unused:
         listed = ", ".join(map(repr, unused))
@@ -255,10 +96,14 @@ def plan_weight_decay(model, *, guidelines=None, biases=True, betas=True, names=
     return DecayPlan(entries, guidelines)
 
 
-def _compile(names):
-    names = (names,) if isinstance(names, str) else tuple(names)
+def _trained(model: keras.Model) -> list[places.Located]:
+    """The variables of `model` that are trained, now or when they are unfrozen."""
+    return [at for at in places.locate(model) if at.trained]
+
+
+def _compile(names: str | Iterable[str]) -> list[re.Pattern[str]]:
     patterns = []
-    for name in names:
+    for name in (names,) if isinstance(names, str) else tuple(names):
         try:
             patterns.append(re.compile(name))
         except (re.error, TypeError) as error:
@@ -268,47 +113,54 @@ def _compile(names):
     return patterns
 
 
-def _decide(variable, gamma, of_norm, guidelines, biases, betas):
-    path = variable.path
-    if gamma is not None:
-        # A shared layer has a role per call: the strictest counts.
-        factor = min(guidelines.factor(call.role) for call in gamma.calls)
-        reason = gamma.reason
-        if factor and gamma.neutral is None:
-            factor = 0.0
-            reason += " How its scale is stored is not known: register_normalization tells."
-        if factor and gamma.neutral == 0.0:
-            # Decay would pull the stored scale to 0, which is γ = 1: not what the role asks for.
-            factor = 0.0
-            reason = (
-                "The layer multiplies by γ = 1 + variable, and decay would pull γ to 1, not "
-                "to 0; use apply_guidelines for an L2 penalty on γ."
-            )
-        return DecayEntry(path, "γ", gamma.role, factor, reason)
+def _decide_on_gamma(gamma: Any, guidelines: Guidelines) -> tuple[float, str]:
+    factor, call = guidelines.strictest(gamma.calls)
+    reason: str = gamma.reason if call.role is gamma.role else call.reason
+    if factor and gamma.neutral is None:
+        return 0.0, f"{reason} How its scale is stored is not known: register_normalization tells."
+    if factor and gamma.neutral == 0.0:
+        # Decay would pull the stored scale to 0, which is γ = 1: not what the role asks for.
+        return 0.0, (
+            "The layer multiplies by γ = 1 + variable, and decay would pull γ to 1, not "
+            "to 0; use apply_guidelines for an L2 penalty on γ."
+        )
+    return factor, reason
+
+
+def _decide(
+    variable: keras.Variable, of_norm: bool, biases: bool, betas: bool
+) -> tuple[str, float, str]:
+    """Kind, factor and reason for a variable that is no γ."""
     name = variable.name
     if of_norm and (name in ("beta", "bias", "offset") or len(variable.shape) <= 1):
         reason = "β of a normalization." if betas else "β of a normalization; betas=False."
-        return DecayEntry(path, "β", None, 0.0 if betas else 1.0, reason)
+        return "β", 0.0 if betas else 1.0, reason
     if name == "bias" or name.endswith("_bias"):
-        reason = "A bias." if biases else "A bias; biases=False."
-        return DecayEntry(path, "bias", None, 0.0 if biases else 1.0, reason)
+        return "bias", 0.0 if biases else 1.0, "A bias." if biases else "A bias; biases=False."
     if len(variable.shape) <= 1:
-        reason = "It has one dimension at most."
-        return DecayEntry(path, "1-d", None, 0.0 if biases else 1.0, reason)
-    return DecayEntry(path, "weight", None, 1.0, f"A weight of {len(variable.shape)} dimensions.")
+        return "1-d", 0.0 if biases else 1.0, "It has one dimension at most."
+    return "weight", 1.0, f"A weight of {len(variable.shape)} dimensions."
 
 
 def exclude_from_weight_decay(
-    optimizer, model, *, guidelines=None, biases=True, betas=True, names=(), inputs=None
-):
+    optimizer: Any,
+    model: keras.Model,
+    *,
+    guidelines: Guidelines | str | None = None,
+    biases: bool = True,
+    betas: bool = True,
+    names: str | Iterable[str] = (),
+    inputs: Any = None,
+) -> AppliedDecayPlan:
     """Withholds an optimizer's weight decay from the γ that the guidelines spare, and from biases.
 
     The decay is *decoupled*: before each step `w ← w − learning_rate · weight_decay · w`
     (Loshchilov & Hutter, arXiv:1711.05101). Variables are added to the optimizer's exclude
     list; what was excluded before stays so. What is returned was read back from the optimizer.
 
-    Keras does not save an exclude list: after `load_model` every variable decays again. The
-    optimizers of `keras_gamma.optimizers` keep it, and take factors other than 0 and 1.
+    Variables that are frozen now are decided on, too: they are spared, or not, once unfrozen.
+    Keras does not save an exclude list: `keras_gamma.load_model` puts it back. The optimizers of
+    `keras_gamma.optimizers` have it in their config, and take factors other than 0 and 1.
 
     Args:
         optimizer: a Keras optimizer with `weight_decay`, also one inside a
@@ -323,7 +175,7 @@ def exclude_from_weight_decay(
         inputs: needed for subclassed models.
 
     Returns:
-        A `DecayPlan`, one entry for each trainable variable.
+        A `DecayPlan`, one entry for each trainable variable; `plan.remove()` takes it back.
 
     Raises:
         TypeError: if `optimizer` is not a Keras optimizer or `model` not a Keras model.
@@ -343,47 +195,128 @@ def exclude_from_weight_decay(
     """
     unwrap(optimizer)  # A wrong optimizer is an error before the model is looked at.
     network = trace(model, inputs)
+    model = network.model
     plan = plan_weight_decay(
         network, guidelines=guidelines, biases=biases, betas=betas, names=names
     )
-    return _put(plan, optimizer, network.model)
+    return _put(plan, optimizer, model, [at.variable for at in _trained(model)])
 
 
-def _put(plan, optimizer, model):
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """What is to be put back: how the optimizer treated variables before a plan came.
+
+    Args:
+        record: the `OptimizerRecord` of the plan before, or `None`.
+        decayed: the variables that were not on its exclude list.
+        factors: the factors that it had, if it is one of `keras_gamma.optimizers`.
+    """
+
+    record: optimizer_records.OptimizerRecord | None
+    decayed: Sequence[keras.Variable] = ()
+    factors: dict[str, float] | None = None
+
+
+class AppliedDecayPlan(DecayPlan):
+    """A `DecayPlan` that was put onto an optimizer, read back from it, and can be taken back.
+
+    Args:
+        plan: the `DecayPlan`.
+        optimizer: the optimizer that does the decay.
+        model: the `keras.Model`.
+        before: what to put back.
+    """
+
+    def __init__(
+        self,
+        plan: DecayPlan,
+        optimizer: keras.optimizers.Optimizer,
+        model: keras.Model,
+        before: Before,
+    ) -> None:
+        super().__init__(plan, plan.guidelines, plan.weight_decay)
+        self._optimizer, self._model = weakref.ref(optimizer), weakref.ref(model)
+        self._record = optimizer_records.of(optimizer)
+        self._before: Before | None = before
+
+    def remove(self) -> None:
+        """Takes back what this plan excluded; what was excluded before stays so.
+
+        Where another plan was put onto the optimizer since, nothing is changed.
+
+        Raises:
+            ValueError: if it was taken back before.
+        """
+        before, self._before = self._before, None
+        if before is None:
+            raise ValueError("This plan was taken back before: there is nothing to take back.")
+        optimizer, model = self._optimizer(), self._model()
+        if optimizer is None or optimizer_records.of(optimizer) is not self._record:
+            return
+        if has_factors(optimizer):
+            optimizer.set_decay(before.factors)
+        else:
+            exclusions.readmit(optimizer, before.decayed)
+        optimizer_records.replace(optimizer, before.record)
+        if model is not None:
+            optimizer_records.remember_on_model(model, None)
+            penalties.drop_traced_functions(model)
+
+
+def apply(plan: DecayPlan, optimizer: Any, model: keras.Model) -> AppliedDecayPlan:
+    """Puts a plan onto an optimizer, for a model that was rebuilt or reloaded."""
+    present = _trained(model)
+    found, problems = places.match(list(plan), present)
+    if problems:
+        raise ValueError(
+            f"The plan does not fit model {model.name!r}; {'; '.join(problems)}. Nothing was "
+            "changed. Call exclude_from_weight_decay on this model instead."
+        )
+    renamed = [
+        dataclasses.replace(e, path=found[e.path].path, place=found[e.path].place) for e in plan
+    ]
+    by_path = {at.path: at.variable for at in present}
+    return _put(
+        DecayPlan(renamed, plan.guidelines), optimizer, model, [by_path[e.path] for e in renamed]
+    )
+
+
+def _put(
+    plan: DecayPlan, optimizer: Any, model: keras.Model, variables: Sequence[keras.Variable]
+) -> AppliedDecayPlan:
     """Puts `plan` onto `optimizer`, after checking that it can be; returns what is in force."""
     inner = unwrap(optimizer)
-    variables = {variable.path: variable for variable in model.trainable_variables}
-    if len(variables) < len(plan):
-        raise ValueError(
-            "Some trainable variables of the model have the same path; give layers unique names: "
-            f"{_twice(plan)}"
-        )
-    ours = hasattr(inner, "set_decay")
     odd = [e for e in plan if e.factor not in (0.0, 1.0)]
-    if odd and not ours:
+    if odd and not has_factors(inner):
         raise ValueError(
             f"{type(inner).__name__}'s exclude list is on or off, but {odd[0].path!r} has the "
             f"factor {odd[0].factor:g}. Use the optimizer of that kind in keras_gamma.optimizers."
         )
     _check_built(inner, model)
-    check_not_twice(variables, plan, inner)
-    if ours:
+    check_not_twice(plan, variables, inner)
+    record = optimizer_records.of(inner)
+    if has_factors(inner):
+        before = Before(record, factors=inner.decay)
         inner.set_decay(plan)
     else:
-        _keras.exclude(inner, [variables[e.path] for e in plan if not e.decayed])
-    regularizers.drop_traced_functions(model)
+        spared = [v for e, v in zip(plan, variables, strict=True) if not e.decayed]
+        listed = {id(v) for v in exclusions.excluded(inner, spared)}
+        before = Before(record, decayed=[v for v in spared if id(v) not in listed])
+        _keras.exclude(inner, spared)
+    penalties.drop_traced_functions(model)
     if inner.weight_decay is None and not decays_at_all(inner):
         warnings.warn(
             f"{type(inner).__name__} has weight_decay=None: nothing decays, and there is nothing "
             "to exclude from. Give it a weight_decay.",
             stacklevel=3,
         )
-    plan = _read_back(plan, variables, inner)
-    records.attach(model).remember_decoupled(plan, inner)
-    return plan
+    read = _read_back(plan, variables, inner)
+    optimizer_records.remember(inner, read, variables)
+    optimizer_records.remember_on_model(model, optimizer_records.of(inner))
+    return AppliedDecayPlan(read, inner, model, before)
 
 
-def _check_built(inner, model):
+def _check_built(inner: keras.optimizers.Optimizer, model: keras.Model) -> None:
     compiled = getattr(model, "optimizer", None)
     if inner.built and (compiled is None or unwrap(compiled) is not inner):
         raise ValueError(
@@ -394,14 +327,16 @@ def _check_built(inner, model):
         )
 
 
-def check_not_twice(variables, plan, inner):
+def check_not_twice(
+    plan: DecayPlan, variables: Sequence[keras.Variable], inner: keras.optimizers.Optimizer
+) -> None:
     """Raises `ValueError` if a γ has an L2 penalty and would be decayed as well."""
     if not decays_at_all(inner):
         return
     twice = [
         e.path
-        for e in plan
-        if e.role is not None and e.decayed and variables[e.path].regularizer is not None
+        for e, variable in zip(plan, variables, strict=True)
+        if e.role is not None and e.decayed and variable.regularizer is not None
     ]
     if twice:
         raise ValueError(
@@ -411,19 +346,16 @@ def check_not_twice(variables, plan, inner):
         )
 
 
-def _twice(plan):
-    counts = collections.Counter(e.path for e in plan)
-    return ", ".join(path for path, n in counts.items() if n > 1)
-
-
-def _read_back(plan, variables, inner):
+def _read_back(
+    plan: DecayPlan, variables: Sequence[keras.Variable], inner: keras.optimizers.Optimizer
+) -> DecayPlan:
     """The plan as the optimizer will really act, earlier exclusions of the user's included."""
     entries = []
-    for entry in plan:
-        decays = _keras.is_decayed(inner, variables[entry.path])
+    for entry, variable in zip(plan, variables, strict=True):
+        decays = _keras.is_decayed(inner, variable)
         if entry.decayed and not decays:
             entry = dataclasses.replace(entry, factor=0.0, reason="It was excluded before.")
-        elif decays and not entry.decayed and not hasattr(inner, "set_decay"):
+        elif decays and not entry.decayed and not has_factors(inner):
             raise RuntimeError(f"{entry.path} could not be excluded from {type(inner).__name__}.")
         entries.append(entry)
     weight_decay = inner.weight_decay
@@ -432,19 +364,3 @@ def _read_back(plan, variables, inner):
         plan.guidelines,
         None if weight_decay is None else check_strength("weight_decay", weight_decay),
     )
-
-
-def _read_entry(number, content):
-    where = f"Malformed decay plan: entry {number}"
-    expected = {field.name for field in dataclasses.fields(DecayEntry)}
-    if not isinstance(content, dict) or set(content) != expected:
-        raise ValueError(f"{where} must have the keys {', '.join(sorted(expected))}: {content!r}")
-    content = dict(content)
-    try:
-        content["role"] = None if content["role"] is None else Role(content["role"])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}. Roles are: {', '.join(Role)}.") from None
-    if not isinstance(content["path"], str):
-        raise ValueError(f"{where} has no path: {content!r}")
-    content["factor"] = check_strength(f"factor of {content['path']}", content["factor"])
-    return DecayEntry(**content)

@@ -1,13 +1,27 @@
 """Which roles are regularized, and how strongly: the four guidelines, as data."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import numbers
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
 
 from keras_gamma.roles.classification import Role
 
 _PRESETS = ("paper", "none", "all")
 _WORDS = {"true": 1.0, "false": 0.0}
+
+
+class HasRole(Protocol):
+    """One call of a layer."""
+
+    @property
+    def role(self) -> Role: ...
+
+
+Call = TypeVar("Call", bound=HasRole)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +63,13 @@ class Guidelines:
     trunk: bool | float = False
     other: bool | float = False
 
-    def __new__(cls, *args, **factors):
+    def __new__(cls, *args: Any, **factors: Any) -> Guidelines:
         unknown = [name for name in factors if name not in list(Role)]
         if unknown:
             raise ValueError(f"Unknown role {unknown[0]!r}. Roles are: {', '.join(Role)}.")
         return super().__new__(cls)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, numbers.Real) and not isinstance(value, (bool, int)):
@@ -68,22 +82,22 @@ class Guidelines:
                 )
 
     @classmethod
-    def paper(cls):
+    def paper(cls) -> Guidelines:
         """Apply to `residual_last` and `interior`, withhold from the rest. The default."""
         return cls()
 
     @classmethod
-    def none(cls):
+    def none(cls) -> Guidelines:
         """Regularize no γ."""
         return cls(False, False, False, False, False)
 
     @classmethod
-    def all(cls):
+    def all(cls) -> Guidelines:
         """Regularize every γ, whatever its role."""
         return cls(True, True, True, True, True)
 
     @classmethod
-    def parse(cls, text):
+    def parse(cls, text: str) -> Guidelines:
         """Reads `"paper"`, `"none"`, `"all"`, or `role=factor` pairs.
 
         Args:
@@ -106,7 +120,8 @@ class Guidelines:
             raise ValueError(f"Guidelines are written as a string. Received: {text!r}")
         name = text.strip()
         if name in _PRESETS:
-            return getattr(cls, name)()
+            preset: Guidelines = getattr(cls, name)()
+            return preset
         factors = {str(role): 0.0 for role in Role}
         named = set()
         for pair in name.split(","):
@@ -128,7 +143,7 @@ class Guidelines:
         return cls(**factors)
 
     @classmethod
-    def get(cls, value):
+    def get(cls, value: Any) -> Guidelines:
         """`None` (the default), a `Guidelines`, or a string for `parse`, as `Guidelines`."""
         if value is None:
             return cls.paper()
@@ -141,7 +156,7 @@ class Guidelines:
             f"'residual_last=1,interior=0.5', or None. Received: {value!r}"
         )
 
-    def factor(self, role):
+    def factor(self, role: Role | str) -> float:
         """The factor for `role` (a `Role` or its name) as a float.
 
         Raises:
@@ -153,5 +168,16 @@ class Guidelines:
             raise ValueError(f"Unknown role {role!r}. Roles are: {', '.join(Role)}.") from None
         return float(getattr(self, str(role)))
 
-    def __str__(self):
+    def strictest(self, calls: Sequence[Call]) -> tuple[float, Call]:
+        """The factor for a γ whose layer is called several times, and the call that decides it.
+
+        A shared layer has a role per call, and is regularized only as far as every call allows.
+
+        Args:
+            calls: what has a `role`, one for each call; at least one.
+        """
+        decisive = min(calls, key=lambda call: self.factor(call.role))
+        return self.factor(decisive.role), decisive
+
+    def __str__(self) -> str:
         return ",".join(f"{role}={self.factor(role):g}" for role in Role)

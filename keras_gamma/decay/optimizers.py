@@ -8,24 +8,28 @@ and which fail when a reloaded Sequential has lost its name. The price of the mi
 overridden hook of Keras (`_keras.WeightDecayHook`).
 """
 
+from __future__ import annotations
+
 import collections
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import paths
+from keras_gamma.decay import places
 from keras_gamma.decay.units import check_strength
 
 
 class _Decay:
-    """The factors: as written down, and by the paths of the variables the optimizer is built with.
+    """The factors: as written down, and for each variable that the optimizer is built with.
 
-    An object of its own, for TensorFlow's optimizers wrap plain dicts.
+    An object of its own, for TensorFlow's optimizers wrap plain dicts and lists.
     """
 
-    def __init__(self, factors):
+    def __init__(self, factors: dict[str, float] | None) -> None:
         self.factors = factors
-        self.resolved = None
+        self.resolved: list[float] | None = None  # In the order of the optimizer's variables.
 
 
 class DecayByPath(_keras.WeightDecayHook):
@@ -38,17 +42,17 @@ class DecayByPath(_keras.WeightDecayHook):
     name: str
     built: bool
 
-    def __init__(self, *args, decay=None, **kwargs):
+    def __init__(self, *args: Any, decay: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._decay = _Decay(_check(decay))
 
     @property
-    def decay(self):
+    def decay(self) -> dict[str, float] | None:
         """Dict from variable path to factor, or `None`: every variable decays alike."""
         factors = self._decay.factors
         return None if factors is None else dict(factors)
 
-    def set_decay(self, decay):
+    def set_decay(self, decay: Any) -> None:
         """Replaces the factors.
 
         Args:
@@ -63,19 +67,21 @@ class DecayByPath(_keras.WeightDecayHook):
             new.resolved = _resolve(new.factors, _keras.variables_of(self), self.name)
         self._decay = new
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         resolved = _resolve(self._decay.factors, variables, self.name)
         super().build(variables)
         self._decay.resolved = resolved
 
-    def decay_variables(self, variables, keras_decay):
+    def decay_variables(
+        self, variables: Sequence[Any], keras_decay: Callable[[list[Any]], None]
+    ) -> None:
         """Called by Keras in place of its own decay, which is `keras_decay`."""
         if self._decay.resolved is None:
-            keras_decay(variables)
+            keras_decay(list(variables))
             return
         groups = collections.defaultdict(list)
         for variable in variables:
-            factor = self._decay.resolved[_keras.path_of(self, variable)]
+            factor = self.factor(variable)
             if factor and _keras.is_decayed(self, variable):
                 groups[factor].append(variable)
         strengths = {
@@ -92,11 +98,29 @@ class DecayByPath(_keras.WeightDecayHook):
             for name, strength in strengths.items():
                 setattr(self, name, strength)
 
-    def get_config(self):
+    def factor(self, variable: Any) -> float:
+        """The factor of a variable: a Keras variable, or the one behind it in the backend.
+
+        Before the optimizer is built it is read off the paths; the largest, if several fit.
+        """
+        own = _keras.variables_of(self) if self.built else []
+        for factor, one in zip(self._decay.resolved or [], own, strict=False):
+            if one is variable or (
+                not isinstance(variable, keras.Variable) and one.value is variable
+            ):
+                return factor
+        factors = self._decay.factors
+        if factors is None:
+            return 1.0
+        exact = [f for path, f in factors.items() if path.partition("#")[0] == variable.path]
+        alike = [f for path, f in factors.items() if places.is_renamed(path, variable.path)]
+        return max(exact or alike or [0.0])
+
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "decay": self.decay}
 
 
-def _check(decay):
+def _check(decay: Any) -> dict[str, float] | None:
     """`decay` as a dict of finite factors ≥ 0, or `None`."""
     if decay is None:
         return None
@@ -109,18 +133,37 @@ def _check(decay):
     return {path: check_strength(f"decay of {path}", value) for path, value in factors.items()}
 
 
-def _resolve(factors, variables, name):
-    """Present path -> factor, for all `variables`; every one must have a factor."""
+def _resolve(
+    factors: Mapping[str, float] | None, variables: Sequence[keras.Variable], name: str
+) -> list[float] | None:
+    """The factor of each of `variables`; every one must have one."""
     if factors is None:
         return None
-    found, missing = paths.match((v.path for v in variables), factors)
+    found, missing = places.written_for(list(factors), variables)
     if missing:
         raise ValueError(
             f"Optimizer {name!r} has no decision on weight decay for: {', '.join(missing)}. Its "
             f"decisions are for: {', '.join(factors)}. Make them for this model with "
             "keras_gamma.plan_weight_decay."
         )
-    return {present: factors[written] for present, written in found.items()}
+    _check_repeated(factors, found, name)
+    return [factors[written] for written in found]
+
+
+def _check_repeated(factors: Mapping[str, float], found: Sequence[str], name: str) -> None:
+    """Raises `ValueError` where some variables of one path are there, and it is not known which."""
+    chosen = set(found)
+    groups = collections.defaultdict(list)
+    for path in factors:
+        groups[path.partition("#")[0]].append(path)
+    for path, group in groups.items():
+        present = [one for one in group if one in chosen]
+        if 0 < len(present) < len(group) and len({factors[one] for one in group}) > 1:
+            raise ValueError(
+                f"Optimizer {name!r} has decisions for {len(group)} variables of the path {path}, "
+                f"which differ, but {len(present)} of them are trained: which ones cannot be told. "
+                "Give the layers unique names."
+            )
 
 
 _DOC = """{base} with decoupled weight decay per variable.
@@ -172,10 +215,11 @@ NAMES = {
 }
 
 
-def _derive(base, name):
+def _derive(base: type, name: str) -> type:
     cls = type(name, (DecayByPath, base), {"__module__": __name__, "__qualname__": name})
     cls.__doc__ = _DOC.format(base=base.__name__, name=name)
-    return keras.saving.register_keras_serializable(package="keras_gamma")(cls)
+    registered: type = keras.saving.register_keras_serializable(package="keras_gamma")(cls)
+    return registered
 
 
 for _base, _name in NAMES.items():

@@ -3,25 +3,8 @@
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import paths
-
-
-def unwrap(optimizer):
-    """The optimizer that does the decay: the inner one of a `LossScaleOptimizer`."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return unwrap(optimizer.inner_optimizer)
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise TypeError(
-            "Expected a Keras optimizer such as keras.optimizers.AdamW(...). "
-            f"Received: {optimizer!r} (of type {type(optimizer).__name__})"
-        )
-    if hasattr(optimizer, "optimizers"):
-        raise ValueError(
-            f"{type(optimizer).__name__} holds several optimizers, each with a weight decay of "
-            "its own: call exclude_from_weight_decay before they are put together, or use one "
-            "optimizer of keras_gamma.optimizers, which takes a strength per variable."
-        )
-    return optimizer
+from keras_gamma.decay.inner_optimizers import has_factors
+from keras_gamma.decay.inner_optimizers import unwrap as unwrap
 
 
 def is_measurable(optimizer):
@@ -38,11 +21,7 @@ def acts_on(optimizer, variable):
     """Whether `optimizer`, unwrapped, says that its weight decay acts on `variable`."""
     if not decays_at_all(optimizer) or not _keras.is_decayed(optimizer, variable):
         return False
-    factors = getattr(optimizer, "decay", None)  # Of `keras_gamma.optimizers`.
-    if factors is None:
-        return True
-    found, _ = paths.match([variable.path], factors)
-    return any(factors[written] for written in found.values())
+    return not has_factors(optimizer) or optimizer.factor(variable) > 0
 
 
 def small(variable):
@@ -62,7 +41,7 @@ def decays(optimizer, variables, bare=False):
     Returns:
         A list of floats, in the units of `weight_decay`.
     """
-    config = dict(optimizer.get_config())
+    config = dict(type(optimizer).get_config(optimizer))
     # So large a learning rate that half of w goes: in float32, little would be lost in the 1.
     eta = 0.5 / optimizer.weight_decay if optimizer.weight_decay else 0.125
     config["learning_rate"] = eta
@@ -72,7 +51,7 @@ def decays(optimizer, variables, bare=False):
             config[name] = None
     if "use_ema" in config:
         config["use_ema"] = False
-    if bare and "decay" in config and hasattr(optimizer, "set_decay"):
+    if bare and has_factors(optimizer):
         config["decay"] = None
     copy = type(optimizer).from_config(config)
     stand_ins = [_keras.stand_in(variable, small(variable), 1.0) for variable in variables]

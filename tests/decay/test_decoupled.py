@@ -156,10 +156,14 @@ def test_table():
     assert "8 trainable variables: 3 decayed, 5 not. weight_decay = 0.5" in text
 
 
-def test_frozen_variables_are_not_listed():
+def test_frozen_variables_are_decided_on():
+    """They will be trained when they are unfrozen."""
     model = block()
     model.get_layer("ln").trainable = False
-    assert "ln/gamma" not in [e.path for e in plan_weight_decay(model)]
+    entries = {e.path: e for e in plan_weight_decay(model)}
+    assert set(entries) == set(VARIABLES)
+    assert entries["ln/gamma"].decayed and not entries["ln/beta"].decayed
+    assert entries["ln/gamma"].reason.startswith("Frozen")
 
 
 def test_counted_twice_is_an_error_with_the_way_out():

@@ -10,7 +10,7 @@ from keras import layers
 import keras_gamma
 from keras_gamma import GammaPlan, Guidelines, Role, apply_guidelines
 from keras_gamma.decay import Decision
-from keras_gamma.decay.regularizers import UnitOffsetL2
+from keras_gamma.decay.penalties import UnitOffsetL2
 
 L2 = keras.regularizers.L2
 
@@ -153,9 +153,9 @@ def test_takes_effect_on_a_model_that_was_fitted():
 def test_a_failure_in_the_middle_changes_nothing(monkeypatch):
     model = block()
     apply_guidelines(model, l2=0.5)
-    from keras_gamma.decay import regularizers
+    from keras_gamma.decay import penalties
 
-    put, calls = regularizers.Slot.put, []
+    put, calls = penalties.Slot.put, []
 
     def failing_put(self, *args):
         calls.append(self)
@@ -163,18 +163,22 @@ def test_a_failure_in_the_middle_changes_nothing(monkeypatch):
             raise RuntimeError("disk on fire")
         put(self, *args)
 
-    monkeypatch.setattr(regularizers.Slot, "put", failing_put)
+    monkeypatch.setattr(penalties.Slot, "put", failing_put)
     with pytest.raises(RuntimeError, match="disk on fire"):
         apply_guidelines(model, l2=0.25)
     assert strengths(model) == {"stem": None, "inner": 0.5, "last": 0.5}
 
 
 def test_frozen_gamma():
+    """Keras leaves its penalty out for as long as it is frozen; unfreezing brings it back."""
     model = block(trainable=False)
     plan = apply_guidelines(model, l2=0.5, guidelines="all")
-    assert strengths(model) == {"stem": None, "inner": 0.5, "last": 0.5}
-    assert plan[0].decision is Decision.WITHHOLD
+    assert strengths(model) == {"stem": 0.5, "inner": 0.5, "last": 0.5}
+    assert plan[0].decision is Decision.APPLY
     assert plan[0].reason.startswith("Frozen")
+    assert len(model.losses) == 2
+    model.get_layer("stem").trainable = True
+    assert len(model.losses) == 3
 
 
 def test_no_scale_gets_an_entry():
@@ -351,6 +355,7 @@ def test_a_plan_of_another_model():
     [
         (lambda c: c.update(format="x"), "Not a keras_gamma plan"),
         (lambda c: c.update(version=99), "format version 99"),
+        (lambda c: c.update(version="9" * 10_000), "format version"),
         (lambda c: c["entries"][0].update(role="stem"), "stem/gamma.*Roles are"),
         (lambda c: c["entries"][0].update(strength=-1.0), "strength of stem/gamma"),
         (lambda c: c["entries"][1].update(strength=float("nan")), "strength of inner/gamma"),
@@ -371,7 +376,9 @@ def test_malformed_plans(change, message):
         GammaPlan.from_json(json.dumps(content))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "null", "7", None, b"\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "null", "7", None, b"\x00", b"\xff", "[" * 100_000]
+)
 def test_what_is_no_plan_at_all(text):
     with pytest.raises(ValueError, match="Not a keras_gamma plan"):
         GammaPlan.from_json(text)
@@ -386,10 +393,11 @@ def test_loading_a_file_that_is_no_plan(tmp_path):
 
 
 def test_table():
-    text = str(apply_guidelines(block(), weight_decay=0.5))
-    for word in ("stem/gamma", "residual_last", "withhold", "0.25", "'join'"):
-        assert word in text
-    assert text.endswith(
+    plan = apply_guidelines(block(), weight_decay=0.5)
+    for text in (str(plan), plan.table()):
+        for word in ("stem/gamma", "residual_last", "withhold", "0.25", "'join'"):
+            assert word in text
+    assert plan.summary() == (
         "3 γ: apply 2, withhold 1 (residual_last 1, interior 1, trunk 1). l2 = 0.25 (penalty "
         "l2·Σγ²; weight_decay = 0.5 in torch's units). Guidelines: "
         "residual_last=1,shortcut=0,interior=1,trunk=0,other=0"

@@ -1,0 +1,216 @@
+"""`DecayPlan`: what weight decay is to do to every variable, decided once, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from keras_gamma.decay import plan_files
+from keras_gamma.decay.guidelines import Guidelines
+from keras_gamma.decay.units import check_strength
+from keras_gamma.report.base import Report
+from keras_gamma.report.columns import Column
+from keras_gamma.roles.classification import Role
+
+if TYPE_CHECKING:
+    from keras_gamma.decay.decoupled import AppliedDecayPlan
+
+_WHAT = "decay plan"
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DecayEntry:
+    """Whether, and how strongly, weight decay acts on one trainable variable.
+
+    Args:
+        path: string, the variable's path; a second variable of that path gets `#2`.
+        kind: string: `"γ"`, `"β"`, `"bias"`, `"1-d"` or `"weight"`.
+        role: a `Role` for γ, else `None`.
+        factor: float ≥ 0 that multiplies the optimizer's `weight_decay`; 0.0 excludes.
+        reason: string, one plain sentence.
+        place: string, where the variable is in the structure of the model (`"2.0:1"`: variable 1 of
+            layer 0 of layer 2).
+    """
+
+    path: str
+    kind: str
+    role: Role | None
+    factor: float
+    reason: str
+    place: str = ""
+
+    @property
+    def decayed(self) -> bool:
+        """Whether weight decay acts on it at all."""
+        return self.factor > 0
+
+
+def _verdict(factor: float) -> str:
+    if not factor:
+        return "not decayed"
+    return "decayed" if factor == 1 else f"decayed ×{factor:g}"
+
+
+class DecayPlan(Report[DecayEntry]):
+    """What weight decay does to every trainable variable of a model. Printed, it is a table.
+
+    A value: it can be stored, compared, given to an optimizer of `keras_gamma.optimizers`, and put
+    onto an optimizer. Variables that are frozen now have an entry, too: they will be treated by it
+    when they are unfrozen.
+
+    Args:
+        entries: iterable of `DecayEntry`, one for each variable that is trained unless frozen.
+        guidelines: the `Guidelines` behind the decisions on γ.
+        weight_decay: float, `None` if the optimizer has none, or `"?"` if no optimizer is known.
+
+    Raises:
+        ValueError: if two entries have the same path.
+    """
+
+    format = "keras_gamma.decay_plan"
+    columns = (
+        Column("path", "variable"),
+        Column("kind"),
+        Column("role", colored=True),
+        Column("factor", "decision", _verdict),
+        Column("reason", prose=True),
+    )
+
+    def __init__(
+        self,
+        entries: Iterable[DecayEntry],
+        guidelines: Guidelines,
+        weight_decay: float | str | None = "?",
+    ) -> None:
+        super().__init__(entries)
+        self.guidelines = guidelines
+        self.weight_decay = weight_decay
+        plan_files.require_unique("A decay plan", (e.path for e in self))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DecayPlan):
+            return NotImplemented
+        mine, theirs = ((p._entries, p.guidelines, p.weight_decay) for p in (self, other))
+        return mine == theirs
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def factors(self) -> dict[str, float]:
+        """Path -> factor, for the optimizers of `keras_gamma.optimizers`."""
+        return {entry.path: entry.factor for entry in self}
+
+    # Storing --------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """The plan as a JSON text that `from_json` reads back to an equal plan."""
+        return plan_files.to_json(
+            self.format,
+            _VERSION,
+            guidelines=dataclasses.asdict(self.guidelines),
+            weight_decay=self.weight_decay,
+            entries=[dataclasses.asdict(entry) for entry in self],
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> DecayPlan:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: if `text` is not such a plan.
+        """
+        content = plan_files.from_json(text, cls.format, _VERSION, _WHAT)
+        try:
+            entries = [read_entry(number, e) for number, e in enumerate(content["entries"])]
+            strength = content["weight_decay"]
+            if strength not in (None, "?"):
+                strength = check_strength("weight_decay", strength)
+            return DecayPlan(entries, Guidelines(**content["guidelines"]), strength)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"Malformed {_WHAT}: {type(error).__name__}: {error}") from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes `to_json()` to the file `path`."""
+        plan_files.save(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DecayPlan:
+        """Reads a plan that `save` wrote.
+
+        Raises:
+            OSError: if the file cannot be read.
+            ValueError: if it is not a plan.
+        """
+        text = plan_files.load(path, _WHAT)
+        try:
+            return cls.from_json(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    # Applying -------------------------------------------------------------------------------
+
+    def apply(self, optimizer: Any, model: keras.Model) -> AppliedDecayPlan:
+        """Puts this plan onto an optimizer: for a model that was rebuilt or reloaded.
+
+        Variables are found as by `GammaPlan.apply`.
+
+        Args:
+            optimizer: as for `exclude_from_weight_decay`.
+            model: a `keras.Model` with the variables that the plan names.
+
+        Returns:
+            The plan that was read back from the optimizer, which can be taken back with `remove()`.
+
+        Raises:
+            ValueError: if the plan does not name every trainable variable of `model`, and for
+                what `exclude_from_weight_decay` refuses. Nothing is changed then.
+        """
+        from keras_gamma.decay import decoupled  # It knows plans; a plan needs no optimizer.
+
+        return decoupled.apply(self, optimizer, model)
+
+    def remove(self) -> None:
+        """Takes back what this plan excluded.
+
+        Raises:
+            ValueError: if the plan was not put onto an optimizer in this process.
+        """
+        raise ValueError(
+            "This plan has not been put onto an optimizer here, so there is nothing to take back: "
+            "call remove() on what exclude_from_weight_decay or plan.apply returned."
+        )
+
+    # Reading --------------------------------------------------------------------------------
+
+    def summary(self) -> str:
+        """The counts, the strength, and the guidelines."""
+        decayed = sum(e.decayed for e in self)
+        counts = f"{len(self)} trainable variables: {decayed} decayed, {len(self) - decayed} not."
+        if self.weight_decay is None:
+            return f"{counts} The optimizer's weight_decay is None: NOTHING decays."
+        if not isinstance(self.weight_decay, str):
+            counts += (
+                f" weight_decay = {self.weight_decay:g} "
+                "(w ← w − learning_rate · weight_decay · w, before each step)."
+            )
+        return f"{counts} Guidelines: {self.guidelines}"
+
+
+def read_entry(number: int, content: Any) -> DecayEntry:
+    """The `number`th entry of a plan, from what `dataclasses.asdict` made of it.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    where = f"Malformed {_WHAT}: entry {number}"
+    content = plan_files.fields_of(content, DecayEntry, where)
+    try:
+        content["role"] = None if content["role"] is None else Role(content["role"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}. Roles are: {', '.join(Role)}.") from None
+    content["factor"] = check_strength(f"factor of {content['path']}", content["factor"])
+    return DecayEntry(**content)

@@ -1,0 +1,222 @@
+"""Decisions on γ, kept on the layers that own them.
+
+Whoever holds the layer saves it: a new head, an inner or an outer model. Keras asks every layer
+for its config, its weights and its assets; three methods of the *instance* answer, each by asking
+the class first. The config of Keras' own norms holds the penalty. For the rest the decision is
+written to the layer's assets, from where `keras_gamma.load_model` puts it back; where nobody will,
+they say so, and what to call instead (`telling`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import pathlib
+import sys
+import warnings
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from keras_gamma._keras import names as _keras
+from keras_gamma._keras import structure
+from keras_gamma.decay import penalties, plan_files
+from keras_gamma.decay.guidelines import Guidelines
+from keras_gamma.decay.instance_methods import hook, owner_of, unhook
+from keras_gamma.decay.penalties import Slot
+from keras_gamma.decay.plan import Decision, GammaPlan, PlanEntry
+from keras_gamma.decay.telling import DecisionNotKept, Teller
+
+FILE_NAME = "keras_gamma.json"
+FORMAT, VERSION = "keras_gamma.layer", 1
+_HOOKS = ("get_config", "save_own_variables", "save_assets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Decided:
+    """The decision on one γ, and the plan that it comes from."""
+
+    slot: Slot
+    entry: PlanEntry
+    guidelines: Guidelines
+    l2: float
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether what stands on the γ is still what was decided."""
+        wanted = self.entry.decision is Decision.APPLY
+        regularizer = penalties.make(self.entry.strength, self.entry.neutral) if wanted else None
+        return penalties.is_in_place(self.slot, regularizer)
+
+
+class LayerRecord:
+    """Stands in for three methods of one layer, and remembers what was decided on its γ.
+
+    Args:
+        layer: the `keras.Layer`.
+    """
+
+    def __init__(self, layer: keras.Layer) -> None:
+        self._layer = weakref.ref(layer)
+        self.decisions: dict[int, Decided] = {}  # By the variable's number in the layer.
+        self.teller = Teller()
+        self.in_config = False  # Since the assets were written last.
+
+    @property
+    def layer(self) -> keras.Layer:
+        layer = self._layer()
+        assert layer is not None, "its methods are reached through the layer alone"
+        return layer
+
+    def penalized(self) -> list[Decided]:
+        """The decisions that put a penalty on a γ."""
+        return [d for d in self.decisions.values() if d.entry.decision is Decision.APPLY]
+
+    # What Keras calls -----------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """The layer's config. Keras' norms have the penalty in it; others cannot."""
+        config: dict[str, Any] = type(self.layer).get_config(self.layer)
+        self.teller.step("config", id(self.layer))
+        self.in_config = True
+        lost = [d for d in self.penalized() if d.slot.attribute not in config]
+        if lost:
+            self.tell(f"The config of {_named(self.layer)} does not hold")
+        return config
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the layer's weights."""
+        type(self.layer).save_own_variables(self.layer, store)
+        if _only_weights_are_saved():
+            self.teller.step("weights", id(self.layer))
+            if self.penalized():
+                self.teller.lost(
+                    "A file of weights alone does not hold the decisions on γ (the L2 penalty "
+                    f"on {_named(self.layer)}, say): the model that loads it needs its own, by "
+                    "apply_guidelines or GammaPlan.apply."
+                )
+
+    def save_assets(self, dir_path: str) -> None:
+        """Writes the record into the layer's folder of an archive."""
+        own = getattr(type(self.layer), "save_assets", None)
+        if own is not None:
+            own(self.layer, dir_path)
+        self.teller.step("assets", id(self.layer))
+        content = self.to_json()
+        if content is None:
+            return
+        pathlib.Path(dir_path, FILE_NAME).write_text(content + "\n", encoding="utf-8")
+        if not self.in_config and self.penalized():
+            self.tell(f"The config of the model around {_named(self.layer)} does not hold")
+        self.in_config = False
+
+    # ----------------------------------------------------------------------------------------
+
+    def tell(self, what: str) -> None:
+        self.teller.lost(
+            f"{what} its L2 penalty on γ. A .keras archive does: load it with "
+            "keras_gamma.load_model, which puts it back (keras.models.load_model goes on without). "
+            "Otherwise: keras_gamma.decay.clone_model, keras_gamma.decay.save_to_preset and "
+            "from_preset, or keras_gamma.decay.carry_over(model, copy) after copying, pickling, "
+            "from_config or .h5."
+        )
+
+    def to_json(self) -> str | None:
+        """What is in force, as JSON; `None` if nothing is."""
+        changed = [d.entry.path for d in self.decisions.values() if not d.is_in_force]
+        if changed:
+            warnings.warn(
+                f"The penalties of {_named(self.layer)} were changed by other hands since "
+                f"keras_gamma set them ({', '.join(changed)}), so its decision is not saved with "
+                "the model. Apply the guidelines again.",
+                DecisionNotKept,
+                stacklevel=4,
+            )
+        kept = {n: d for n, d in self.decisions.items() if d.is_in_force}
+        if not kept:
+            return None
+        return plan_files.to_json(
+            FORMAT,
+            VERSION,
+            layer=type(self.layer).__name__,
+            decisions=[
+                {
+                    "variable": number,
+                    "shape": list(d.slot.variable.shape),
+                    "plan": json.loads(GammaPlan([d.entry], d.guidelines, d.l2).to_json()),
+                }
+                for number, d in kept.items()
+            ],
+        )
+
+
+def _named(layer: keras.Layer) -> str:
+    return f"{type(layer).__name__} {layer.name!r}"
+
+
+_save_weights = inspect.unwrap(keras.Model.save_weights).__code__
+
+
+def _only_weights_are_saved() -> bool:
+    """Whether this is called by `Model.save_weights`, and not for a backup of the same run."""
+    frame, found = sys._getframe(2), False
+    while frame is not None:
+        found = found or frame.f_code is _save_weights
+        if isinstance(frame.f_locals.get("self"), keras.callbacks.BackupAndRestore):
+            return False
+        frame = frame.f_back  # type: ignore[assignment]
+    return found
+
+
+# On layers and models ------------------------------------------------------------------------
+
+
+def of(layer: keras.Layer) -> LayerRecord | None:
+    """The `LayerRecord` on `layer`, or `None`."""
+    record = owner_of(layer, "save_assets")
+    return record if isinstance(record, LayerRecord) else None
+
+
+def below(model: keras.Layer) -> list[LayerRecord]:
+    """The records on the layers of `model`."""
+    return [r for layer in _keras.flatten_layers(model) if (r := of(layer)) is not None]
+
+
+def remember(plan: GammaPlan, pairs: Iterable[tuple[PlanEntry, Slot]]) -> None:
+    """Puts the decisions of a plan, which are in force now, onto the layers that own the γ."""
+    teller = Teller()
+    for entry, slot in pairs:
+        record = of(slot.layer) or LayerRecord(slot.layer)
+        record.teller = teller
+        decided = Decided(slot, entry, plan.guidelines, plan.l2)
+        record.decisions[_number(slot.layer, slot.variable)] = decided
+        hook(slot.layer, record, _HOOKS)
+
+
+def share_teller(model: keras.Layer) -> None:
+    """Lets the layers of `model` tell of one loss together, as after `remember`."""
+    teller = Teller()
+    for record in below(model):
+        record.teller = teller
+
+
+def forget(slot: Slot, entry: PlanEntry) -> None:
+    """Takes a decision off its layer, and with the last one the methods."""
+    record = of(slot.layer)
+    number = _number(slot.layer, slot.variable)
+    if record is None or number not in record.decisions:
+        return
+    if record.decisions[number].entry != entry:
+        return  # Another plan has decided since.
+    del record.decisions[number]
+    if not record.decisions:
+        unhook(slot.layer, _HOOKS)
+
+
+def _number(layer: keras.Layer, variable: keras.Variable) -> int:
+    """The number of a variable among those that its layer holds itself."""
+    own = structure.own_variables(layer)
+    return next(i for i, (value, _) in enumerate(own) if value is variable)

@@ -1,0 +1,313 @@
+"""docs/storage.md, row by row: a decision is kept, or somebody says at once that it is lost."""
+
+import contextlib
+import importlib.util
+import pathlib
+import re
+import warnings
+
+import keras
+import pytest
+from keras import layers
+
+import keras_gamma
+from keras_gamma.decay import DecisionNotKept
+from tests.decay import storage_roads as roads
+
+KINDS = ("built-in", "no argument", "exclude list", "our optimizers")
+KEPT, TOLD = "kept", "told"
+ALL = dict.fromkeys(KINDS, KEPT)
+IN_CONFIG = {"built-in": KEPT, "no argument": TOLD, "exclude list": TOLD, "our optimizers": KEPT}
+
+# Road -> what happens to each kind of decision; the table of docs/storage.md.
+TABLE = {
+    "keras_archive": ALL,
+    "keras_archive_by_keras": IN_CONFIG,
+    "unzipped": ALL,
+    "h5": IN_CONFIG,
+    "by_clone_model": IN_CONFIG,
+    "by_our_clone_model": ALL,
+    "by_from_config": IN_CONFIG,
+    "by_deepcopy": IN_CONFIG,
+    "by_pickle": IN_CONFIG,
+    "by_deepcopy_carried_over": ALL,
+    "freeze_and_unfreeze": ALL,
+    "by_quantize": ALL,
+    "backup_and_restore": ALL,
+    "in_another_process": ALL,
+    "in_another_backend": ALL,
+}
+
+PENALTIES = {
+    "built-in": {"LayerNormalization": [roads.L2]},
+    "no argument": {"RMSNormalization": [roads.L2], "OwnNorm": [roads.L2]},
+}
+KERNELS = ["one_fc/kernel", "out/kernel", "three_fc/kernel", "two_fc/kernel"]
+
+
+def decided(kind, inner, model, **kwargs):
+    """Decides on `inner`, and compiles `model`, which holds it."""
+    if kind in PENALTIES:
+        keras_gamma.apply_guidelines(inner, l2=roads.L2)
+        model.compile(keras.optimizers.SGD(roads.ETA, **kwargs), roads.loss())
+        return
+    cls = keras.optimizers.SGD if kind == "exclude list" else keras_gamma.optimizers.SGDW
+    optimizer = cls(roads.ETA, weight_decay=roads.DECAY, **kwargs)
+    # Those of Keras take the decision for the inner model; ours need it for all variables.
+    decide_for = inner if kind == "exclude list" else model
+    keras_gamma.exclude_from_weight_decay(optimizer, decide_for, guidelines="none")
+    if kind == "exclude list" and model is not inner:
+        keras_gamma.exclude_from_weight_decay(optimizer, model, guidelines="none")
+    model.compile(optimizer, roads.loss())
+
+
+def is_kept(kind, model):
+    if kind in PENALTIES:
+        found, wanted = roads.penalties(model), PENALTIES[kind]
+        return {name: found.get(name) for name in wanted} == wanted
+    names = {"/".join(v.path.split("/")[-2:]) for v in model.trainable_variables}
+    return roads.decayed(model) == [name for name in KERNELS if name in names]
+
+
+@contextlib.contextmanager
+def losses():
+    """Collects the sentences that say that a decision is lost; other warnings are errors."""
+    told = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*(HDF5|quantize|compiled the loaded model).*")
+        warnings.simplefilter("always", DecisionNotKept)
+        yield told
+    told += [str(w.message) for w in caught if issubclass(w.category, DecisionNotKept)]
+
+
+def outcome(kind, model, road, folder):
+    with losses() as told:
+        after = road(model, folder)
+    if is_kept(kind, after):
+        return KEPT
+    assert told, "lost in silence"
+    assert all(re.search(r"keras_gamma\.(load_model|decay|optimizers)", text) for text in told)
+    return TOLD
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("road", [name for name in TABLE if not name.startswith("in_another")])
+def test_roads(road, kind, tmp_path):
+    inner = roads.base()
+    model = roads.with_head(inner)
+    decided(kind, inner, model)
+    assert is_kept(kind, model)
+    assert outcome(kind, model, getattr(roads, road), tmp_path) == TABLE[road][kind]
+
+
+@pytest.mark.parametrize("road", ["in_another_process", "in_another_backend"])
+def test_all_at_once_in_another_process(road, tmp_path):
+    inner = roads.base()
+    model = roads.with_head(inner)
+    for kind in ("built-in", "exclude list"):
+        decided(kind, inner, model)
+    with losses():
+        after = getattr(roads, road)(model, tmp_path)
+    assert all(is_kept(kind, after) for kind in ("built-in", "no argument", "exclude list"))
+
+
+# Whoever holds the layer saves it -------------------------------------------------------------
+
+
+def new_head(inner):
+    return keras.Model(inner.input, layers.Dense(2, name="out")(inner.output), name="new")
+
+
+def sharing(inner):
+    """A second model on the same layers, but the last."""
+    y = inner.get_layer("three_join").output
+    return keras.Model(inner.input, layers.Dense(2, name="out")(y), name="sharing")
+
+
+HOLDERS = {
+    "new head on base.input": new_head,
+    "outer model": roads.with_head,
+    "outer of an outer model": lambda inner: roads.with_head_twice(inner),
+    "two models sharing layers": sharing,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_whoever_holds_the_layer_saves_it(holder, kind, tmp_path):
+    inner = roads.base()
+    model = HOLDERS[holder](inner)
+    decided(kind, inner, model)
+    assert outcome(kind, model, roads.keras_archive, tmp_path) == KEPT
+
+
+@pytest.mark.parametrize("kind", ["built-in", "no argument"])
+def test_the_inner_model_alone(kind, tmp_path):
+    inner = roads.base()
+    model = roads.with_head(inner)
+    keras_gamma.apply_guidelines(model, l2=roads.L2)
+    assert outcome(kind, inner, roads.keras_archive, tmp_path) == KEPT
+
+
+def test_two_submodels_of_one_name(tmp_path):
+    """The penalty comes back to the right one of two layers that have the same path."""
+    towers = []
+    x = keras.Input((4,))
+    for name in ("left", "right"):
+        y = keras.Input((4,))
+        enc = keras.Model(y, layers.RMSNormalization(name="rms")(y), name="enc")
+        z = keras.Input((4,))
+        towers.append(keras.Model(z, enc(z), name=name))
+    y = layers.Concatenate()([tower(x) for tower in towers])
+    model = keras.Model(x, layers.Dense(2, name="out")(y))
+    keras_gamma.apply_guidelines(towers[1], l2=roads.L2, guidelines="all")
+    for road in (roads.keras_archive, roads.by_our_clone_model):
+        with losses():
+            after = road(model, tmp_path)
+        found = [
+            [v.regularizer is not None for v in after.get_layer(name).trainable_variables]
+            for name in ("left", "right")
+        ]
+        assert found == [[False], [True]]
+
+
+def test_weights_alone(tmp_path):
+    """They change no decision of the model that loads them; saving says that they hold none."""
+    inner = roads.base()
+    model = roads.with_head(inner)
+    decided("no argument", inner, model)
+    with losses() as told:
+        model.save_weights(tmp_path / "m.weights.h5")
+    assert len(told) == 1 and "GammaPlan.apply" in told[0]
+    with losses() as told:
+        model.load_weights(tmp_path / "m.weights.h5")
+    assert is_kept("no argument", model) and not told
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ema(kind, tmp_path):
+    inner = roads.base()
+    model = roads.with_head(inner)
+    decided(kind, inner, model, use_ema=True)
+    assert outcome(kind, model, roads.keras_archive, tmp_path) == KEPT
+
+
+@pytest.mark.parametrize("kind", ["exclude list", "our optimizers"])
+def test_loss_scale_optimizer(kind, tmp_path):
+    model = roads.with_head(roads.base())
+    decided(kind, model, model)
+    model.compile(keras.optimizers.LossScaleOptimizer(model.optimizer), roads.loss())
+    model.optimizer.build(model.trainable_variables)  # Keras loads no other of this kind.
+    assert outcome(kind, model, roads.keras_archive, tmp_path) == KEPT
+
+
+def test_parts_of_a_multi_optimizer(tmp_path):
+    inner = roads.base()
+    model = roads.with_head(inner)
+    one, other = (keras.optimizers.SGD(roads.ETA, weight_decay=roads.DECAY) for _ in range(2))
+    for optimizer in (one, other):
+        keras_gamma.exclude_from_weight_decay(optimizer, model, guidelines="none")
+    parts = keras.optimizers.OptimizerMap(one, {"out/.*": other})
+    model.compile(keras.optimizers.MultiOptimizer(parts), "mse")
+    assert outcome("exclude list", model, roads.keras_archive, tmp_path) == KEPT
+
+
+@pytest.mark.parametrize("kind", ["built-in", "no argument", "exclude list"])
+def test_lora(kind, tmp_path):
+    inner = roads.base()
+    model = roads.with_head(inner)
+    decided(kind, inner, model)
+    inner.get_layer("one_fc").enable_lora(1)
+    model.compile(model.optimizer, "mse")
+    if kind == "exclude list":
+        spared = {"built_in/gamma", "rms/scale", "third_party/gain", "one_fc/bias", "out/bias"}
+        assert not spared & set(roads.decayed(model))
+    else:
+        assert outcome(kind, model, roads.keras_archive, tmp_path) == KEPT
+
+
+def test_lora_and_our_optimizers():
+    """The new weights are unknown to it: an error, and what to do."""
+    inner = roads.base()
+    model = roads.with_head(inner)
+    decided("our optimizers", inner, model)
+    inner.get_layer("one_fc").enable_lora(1)
+    with pytest.raises(ValueError, match=r"no decision.*lora.*plan_weight_decay"):
+        model.optimizer.build(model.trainable_variables)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a format of TensorFlow")
+def test_saved_models_do_not_train(tmp_path):
+    """There is nothing to keep: what is exported computes, and has nothing to train."""
+    model = roads.base()
+    keras_gamma.apply_guidelines(model, l2=roads.L2)
+    with losses() as told:
+        model.export(tmp_path / "exported", verbose=False)
+    served = layers.TFSMLayer(tmp_path / "exported", call_endpoint="serve")
+    assert served.trainable_variables == [] and not told
+
+
+hub = pytest.mark.skipif(importlib.util.find_spec("keras_hub") is None, reason="no keras-hub")
+
+
+def backbone(name):
+    import keras_hub
+
+    sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 8}
+    if name == "gpt2":
+        cls = keras_hub.models.GPT2Backbone
+        return cls(vocabulary_size=10, max_sequence_length=8, **sizes)
+    return keras_hub.models.LlamaBackbone(
+        vocabulary_size=10, num_layers=1, num_query_heads=2, num_key_value_heads=1,
+        hidden_dim=8, intermediate_dim=8,
+    )  # fmt: skip
+
+
+def count(model):
+    return len(model.losses)
+
+
+@hub
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_presets(name, tmp_path):
+    model = backbone(name)
+    keras_gamma.apply_guidelines(model, l2=roads.L2)
+    with losses() as told:
+        model.save_to_preset(str(tmp_path / "by_hub"))
+    assert len(told) == 1 and "save_to_preset" in told[0]
+    with losses() as told:
+        keras_gamma.decay.save_to_preset(model, tmp_path / "ours")
+        again = keras_gamma.decay.from_preset(type(model), tmp_path / "ours")
+    assert count(again) == count(model) > 0 and not told
+    assert count(type(model).from_preset(str(tmp_path / "ours"))) == 0  # If not, say so in docs.
+
+
+@hub
+def test_a_task_around_a_backbone(tmp_path):
+    """The decision on the backbone is the task's, too, and its preset's."""
+    import keras_hub
+
+    model = backbone("gpt2")
+    keras_gamma.apply_guidelines(model, l2=roads.L2)
+    task = keras_hub.models.GPT2CausalLM(backbone=model, preprocessor=None)
+    with losses():
+        keras_gamma.decay.save_to_preset(task, tmp_path)
+        loaded = keras_gamma.decay.from_preset(keras_hub.models.GPT2CausalLM, tmp_path,
+                                               preprocessor=None)  # fmt: skip
+        alone = keras_gamma.decay.from_preset(keras_hub.models.GPT2Backbone, tmp_path)
+    assert count(loaded) == count(alone) == count(model) > 0
+
+
+def test_a_preset_without_decisions(tmp_path):
+    with pytest.raises(ValueError, match="not written by"):
+        keras_gamma.decay.from_preset(object, tmp_path)
+
+
+def test_the_docs_show_this_table():
+    path = pathlib.Path(__file__).parents[2] / "docs" / "storage.md"
+    rows = re.findall(r"^\| (.+) \| `(\w+)` \|$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    shown = {name: [cell.strip() for cell in cells.split("|")[1:]] for cells, name in rows}
+    wanted = {name: [row[kind] for kind in KINDS] for name, row in TABLE.items()}
+    assert shown == wanted

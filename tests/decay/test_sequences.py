@@ -1,0 +1,200 @@
+"""Random sequences of what users do, against a model of what must hold after each step.
+
+What a step with gradients of zero takes off each variable is what was decided last, or a warning
+said that a decision is lost (or counted twice). `KERAS_GAMMA_SEQUENCES=1000` runs a thousand.
+"""
+
+import os
+import pathlib
+import tempfile
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from keras import layers
+
+import keras_gamma
+from tests.decay import storage_roads as roads
+
+ETA, DECAY = 0.5, 0.25
+NORMS = ("built_in", "rms", "third_party")
+LAYERS = (*NORMS, "one_fc", "two_fc", "three_fc")
+ROADS = {
+    "archive": roads.keras_archive,
+    "unzipped": roads.unzipped,
+    "our clone": roads.by_our_clone_model,
+    "Keras' archive": roads.keras_archive_by_keras,
+    "Keras' clone": roads.by_clone_model,
+    "deepcopy": roads.by_deepcopy,
+    "h5": roads.h5,
+}
+
+
+def find(model, name):
+    return next(layer for layer in model._flatten_layers() if layer.name == name)
+
+
+class Sequences(RuleBasedStateMachine):
+    """The model of what must hold: `l2` by norm, what is spared, and what is frozen."""
+
+    @initialize(ours=st.booleans())
+    def start(self, ours):
+        self.cls = keras_gamma.optimizers.SGDW if ours else keras.optimizers.SGD
+        self.base = roads.base()
+        self.model = roads.with_head(self.base)
+        self.l2 = dict.fromkeys(NORMS, 0.0)
+        self.spared: set[str] = set()
+        self.frozen: set[str] = set()
+        self.plan = self.decay_plan = None
+        self.compiled = False
+
+    # Deciding -------------------------------------------------------------------------------
+
+    @rule(l2=st.sampled_from([0.0625, 0.125]), on_base=st.booleans())
+    def apply(self, l2, on_base):
+        target = self.base if on_base and self.base is not None else self.model
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                self.plan = keras_gamma.apply_guidelines(target, l2=l2, overwrite=True)
+        except ValueError as error:
+            assert "decays them as well" in str(error)
+            assert not set(NORMS) <= self.spared | self.frozen
+            return
+        self.l2 = dict.fromkeys(NORMS, l2)
+
+    @precondition(lambda self: self.plan is not None)
+    @rule()
+    def remove(self):
+        self.plan.remove()
+        self.plan, self.l2 = None, dict.fromkeys(NORMS, 0.0)
+
+    @precondition(lambda self: not self.compiled)
+    @rule()
+    def compile_with_exclusions(self):
+        optimizer = self.cls(ETA, weight_decay=DECAY)
+        self.decay_plan = keras_gamma.exclude_from_weight_decay(
+            optimizer, self.model, guidelines="none"
+        )
+        self._compile(optimizer, spared=set(NORMS))
+
+    @rule()
+    def compile_anew(self):
+        """A plain optimizer: γ with a penalty are counted twice, and somebody says so."""
+        told = self._compile(self.cls(ETA, weight_decay=DECAY), spared=set())
+        self.decay_plan = None
+        twice = [n for n in NORMS if self.l2[n] and n not in self.frozen]
+        assert bool([t for t in told if "counted twice" in t]) == bool(twice)
+
+    @precondition(lambda self: self.decay_plan is not None)
+    @rule()
+    def remove_exclusions(self):
+        self.decay_plan.remove()
+        self.decay_plan, self.spared = None, set()
+
+    def _compile(self, optimizer, spared):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.model.compile(optimizer, roads.loss())
+        self.compiled, self.spared = True, spared
+        return [str(w.message) for w in caught]
+
+    # What happens to the model --------------------------------------------------------------
+
+    @precondition(lambda self: not self.compiled)
+    @rule(name=st.sampled_from(LAYERS))
+    def freeze(self, name):
+        find(self.model, name).trainable = False
+        self.frozen.add(name)
+
+    @precondition(lambda self: not self.compiled)
+    @rule(name=st.sampled_from(LAYERS))
+    def unfreeze(self, name):
+        find(self.model, name).trainable = True
+        self.frozen.discard(name)
+
+    @rule()
+    def new_head(self):
+        """Transfer learning. It is compiled later; decisions on γ stay on the layers."""
+        inner = self.model.layers[1]
+        self.model = keras.Model(inner.input, layers.Dense(2, name="out")(inner.output))
+        self.model = roads.with_head(keras.Model(inner.input, inner.output))
+        self.compiled, self.decay_plan, self.spared = False, None, set()
+
+    @precondition(lambda self: self.compiled)
+    @rule()
+    def one_step(self):
+        before = {v.path: np.array(keras.ops.convert_to_numpy(v)) for v in self.model.variables}
+        self.model.train_on_batch(np.ones((2, 4), "float32"), np.ones((2, 2), "float32"))
+        for name in self.frozen:
+            for variable in find(self.model, name).variables:
+                now = keras.ops.convert_to_numpy(variable)
+                np.testing.assert_array_equal(now, before[variable.path])
+
+    @rule(road=st.sampled_from(sorted(ROADS)))
+    def travel(self, road):
+        with tempfile.TemporaryDirectory() as folder:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                self.model = ROADS[road](self.model, pathlib.Path(folder))
+        told = any(issubclass(w.category, keras_gamma.decay.DecisionNotKept) for w in caught)
+        # Plans are handles on the model before; what is in force was read off the new one.
+        self.base = self.plan = self.decay_plan = None
+        l2, spared = self._measured()
+        if (l2, spared) != (self._wanted_l2(), self._wanted_spared()):
+            assert told, f"{road}: lost in silence: {l2}, {spared}"
+            self.l2 = {n: l2.get(n, 0.0) for n in NORMS}
+            self.spared = set(NORMS) if spared else set()
+            if self.frozen:
+                self._forget_frozen()
+
+    def _forget_frozen(self):
+        """What is lost on frozen layers shows when they are unfrozen: look now."""
+        for name in self.frozen:
+            find(self.model, name).trainable = True
+        l2, _ = self._measured()
+        self.l2 = {n: l2.get(n, 0.0) for n in NORMS}
+        for name in self.frozen:
+            find(self.model, name).trainable = False
+
+    # What must hold -------------------------------------------------------------------------
+
+    def _wanted_l2(self):
+        return {n: l2 for n, l2 in self.l2.items() if l2 and n not in self.frozen}
+
+    def _wanted_spared(self):
+        return self.compiled and bool(self.spared - self.frozen)
+
+    def _measured(self):
+        """l2 of each γ by its gradient, and whether the optimizer spares γ."""
+        l2 = {}
+        for name in NORMS:
+            for variable in find(self.model, name).trainable_variables:
+                if variable.regularizer is not None:
+                    penalty = variable.regularizer(keras.ops.ones(variable.shape))
+                    l2[name] = float(keras.ops.convert_to_numpy(penalty)) / 4
+        assert len(self.model.losses) == len(l2)
+        if not self.compiled:
+            return l2, False
+        decayed = {path.split("/")[0] for path in roads.decayed(self.model)}
+        free = set(NORMS) - self.frozen
+        return l2, bool(free) and not free & decayed
+
+    @invariant()
+    def what_shrinks_is_what_was_decided(self):
+        if hasattr(self, "model"):
+            assert self._measured() == (self._wanted_l2(), self._wanted_spared())
+
+
+Sequences.TestCase.settings = settings(
+    max_examples=int(os.environ.get("KERAS_GAMMA_SEQUENCES", "3")),
+    stateful_step_count=8,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize="KERAS_GAMMA_SEQUENCES" not in os.environ,
+)
+TestSequences = pytest.mark.filterwarnings("ignore::DeprecationWarning")(Sequences.TestCase)
