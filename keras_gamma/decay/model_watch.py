@@ -1,8 +1,8 @@
-"""What is lost on the way through a model as a whole: its config, and `compile`.
+"""What is lost on the way through a model as a whole: its config, its export, its training step.
 
 A model that is rebuilt from a few numbers (the backbones of keras-cv and keras-hub) never asks its
-layers for their configs. And an optimizer that is compiled after the guidelines were applied may
-decay the same γ a second time. Two methods of the instance see to it.
+layers for their configs, nor does an export. And an optimizer that is compiled after the guidelines
+were applied may decay the same γ a second time. Three methods of the instance see to it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from keras_gamma.decay import layer_records, shrinkage
 from keras_gamma.decay.inner_optimizers import holds_several, unwrap
 from keras_gamma.decay.instance_methods import hook, owner_of, unhook
 
-_METHODS = ("get_config", "compile")
+_METHODS = ("get_config", "make_train_function", "export")
 
 
 class ModelWatch:
-    """Stands in for two methods of one model in which γ were decided on.
+    """Stands in for three methods of one model in which γ were decided on.
 
     Args:
         model: the `keras.Model`.
@@ -52,20 +52,39 @@ class ModelWatch:
             record.in_config = True
         return config
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles the model; says so if a γ with a penalty is decayed by the optimizer, too."""
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes the training step; says so if a γ with a penalty is decayed by it, too."""
         model = self.model
-        type(model).compile(model, *args, **kwargs)
-        twice = counted_twice(model)
-        if twice:
-            listed = ", ".join(twice[:3]) + (f" and {len(twice) - 3} more" if twice[3:] else "")
-            warnings.warn(
-                f"{type(unwrap(model.optimizer)).__name__} decays γ that have an L2 penalty "
-                f"already: {listed}. They are counted twice. Choose one: call "
-                "exclude_from_weight_decay(model.optimizer, model, guidelines='none'), or take "
-                "the penalties back with plan.remove().",
-                stacklevel=3,
-            )
+        if getattr(model, "train_function", None) is None:
+            warn_if_counted_twice(model)
+        return type(model).make_train_function(model, force)
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Writes the model for serving; says that nobody who trains it on will have the penalties.
+
+        What `keras.layers.TFSMLayer` reads back can be trained.
+        """
+        model = self.model
+        exported = type(model).export(model, *args, **kwargs)
+        for record in layer_records.below(model):
+            record.teller.step("export", id(record))
+            if record.penalized():
+                record.tell(f"What {type(model).__name__} {model.name!r} was exported to drops")
+        return exported
+
+
+def warn_if_counted_twice(model: keras.Model) -> None:
+    """Warns if a γ with a penalty is decayed by the model's optimizer, too."""
+    twice = counted_twice(model)
+    if twice:
+        listed = ", ".join(twice[:3]) + (f" and {len(twice) - 3} more" if twice[3:] else "")
+        warnings.warn(
+            f"{type(unwrap(model.optimizer)).__name__} decays γ that have an L2 penalty "
+            f"already: {listed}. They are counted twice. Choose one: call "
+            "exclude_from_weight_decay(model.optimizer, model, guidelines='none'), or take "
+            "the penalties back with plan.remove().",
+            stacklevel=5,
+        )
 
 
 def counted_twice(model: keras.Model) -> list[str]:

@@ -26,7 +26,7 @@ from typing import Any
 _STEPS_ASKED = 2000
 
 
-def check_strength(name, value):
+def check_strength(name: str, value: Any) -> float:
     """`value` as a float. Raises `ValueError` unless it is a finite number ≥ 0."""
     try:
         number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
@@ -37,7 +37,7 @@ def check_strength(name, value):
     return number
 
 
-def l2_from(l2=None, weight_decay=None):
+def l2_from(l2: float | None = None, weight_decay: float | None = None) -> float:
     """The strength in Keras' convention, from exactly one of two conventions.
 
     `l2` is Keras': penalty `l2 · Σγ²`, gradient `2 · l2 · γ`. `weight_decay` is that of torch and
@@ -71,7 +71,7 @@ def l2_from(l2=None, weight_decay=None):
     return check_strength("weight_decay", weight_decay) / 2
 
 
-def weight_decay_from_l2(l2):
+def weight_decay_from_l2(l2: float) -> float:
     """Torch's and timm's coupled λ, from Keras' `l2`: λ = 2·l2.
 
     Keras' penalty l2·Σw² has the gradient 2·l2·w; torch adds λ·w to the gradient.
@@ -95,8 +95,13 @@ def weight_decay_from_l2(l2):
 
 
 def decoupled_from_coupled(
-    weight_decay, momentum, *, learning_rate=None, nesterov=False, dampening=0.0
-):
+    weight_decay: float,
+    momentum: float,
+    *,
+    learning_rate: float | None = None,
+    nesterov: bool = False,
+    dampening: float = 0.0,
+) -> float:
     """Keras' decoupled `SGD(weight_decay=λ')` for torch's coupled `SGD(weight_decay=λ)`.
 
     Coupled decay goes through the momentum, Keras' decoupled decay does not, and without
@@ -162,7 +167,13 @@ def decoupled_from_coupled(
     return 2 * q / (p + math.sqrt(under)) / eta if q else 0.0
 
 
-def coupled_from_decoupled(weight_decay, momentum, *, learning_rate=None, nesterov=False):
+def coupled_from_decoupled(
+    weight_decay: float,
+    momentum: float,
+    *,
+    learning_rate: float | None = None,
+    nesterov: bool = False,
+) -> float:
     """Torch's coupled λ for Keras' decoupled `SGD(weight_decay=λ', momentum=m)`.
 
     The inverse of `decoupled_from_coupled`, without dampening. To first order, λ = λ'·(1 − m).
@@ -211,7 +222,7 @@ def coupled_from_decoupled(weight_decay, momentum, *, learning_rate=None, nester
     return d * (r - m) / r / eta
 
 
-def from_learning_rate_free(decay, learning_rate):
+def from_learning_rate_free(decay: float, learning_rate: float) -> float:
     """Keras' decoupled λ for a decay that the learning rate does not multiply: λ = λ' / η.
 
     Loshchilov & Hutter write w ← w − λ'·w, beside the gradient step; Keras and torch
@@ -237,7 +248,7 @@ def from_learning_rate_free(decay, learning_rate):
     return check_strength("decay", decay) / _check_rate(learning_rate)
 
 
-def to_learning_rate_free(weight_decay, learning_rate):
+def to_learning_rate_free(weight_decay: float, learning_rate: float) -> float:
     """The share of w that Keras' decoupled decay takes off at each step: λ' = η·λ.
 
     Args:
@@ -345,14 +356,14 @@ def left_by(dose: float) -> float:
     return math.exp(-check_strength("dose", dose))
 
 
-def _check_share(name, value, closed=False):
+def _check_share(name: str, value: Any, closed: bool = False) -> float:
     number = check_strength(name, value)
     if number > 1 or (number == 1 and not closed):
         raise ValueError(f"`{name}` must be in [0, 1{']' if closed else ')'}. Received: {value!r}")
     return number
 
 
-def _check_rate(value):
+def _check_rate(value: Any) -> float:
     number = check_strength("learning_rate", value)
     if not number:
         raise ValueError("`learning_rate` must be greater than 0. Received: 0.")

@@ -9,12 +9,12 @@ from keras import layers
 
 import keras_gamma
 from keras_gamma import (
-    _keras,
     apply_guidelines,
     audit,
     exclude_from_weight_decay,
     plan_weight_decay,
 )
+from keras_gamma._keras import names as _keras
 
 OPTIMIZERS = ["AdadeltaW", "AdafactorW", "AdagradW", "AdamW", "AdamaxW", "LambW", "LionW",
               "NadamW", "RMSpropW", "SGDW"]  # fmt: skip

@@ -67,19 +67,27 @@ def test_freeze_exclude_unfreeze(ours):
     assert roads.decayed(model) == ["fc/kernel", "out/kernel"]
 
 
-def test_counted_twice_is_told_when_the_model_is_compiled():
+def test_counted_twice_is_told_when_training_begins():
     model = roads.with_head(block())
     apply_guidelines(model, l2=0.125)
+    model.compile("adamw", "mse")
     with pytest.warns(UserWarning, match=r"AdamW decays γ that have .* ln/gamma.* counted twice"):
-        model.compile("adamw", "mse")
+        model.fit(*data(), verbose=0)
+    model.compile("adamw", "mse")
+    with pytest.warns(UserWarning, match="counted twice"):
+        model.train_on_batch(*data())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        model.fit(*data(), verbose=0)  # It was said for this step.
         model.compile("adam", "mse")
-        optimizer = keras.optimizers.AdamW()
-        exclude_from_weight_decay(optimizer, model, guidelines="none")
-        model.compile(optimizer, "mse")
+        model.fit(*data(), verbose=0)
+        model.compile("adamw", "mse")
+        exclude_from_weight_decay(model.optimizer, model, guidelines="none")
+        model.fit(*data(), verbose=0)
         apply_guidelines(model, l2=0.125, guidelines="none")
         model.compile("adamw", "mse")
+        model.fit(*data(), verbose=0)
 
 
 def test_a_plan_of_another_model_by_the_end_of_its_paths():
