@@ -19,7 +19,12 @@ from keras_gamma._keras import layers as _layers
 from keras_gamma.network import operations
 from keras_gamma.network.calls import GainCall, NormCall
 from keras_gamma.network.graph import Kind
-from keras_gamma.network.normalizations import Normalization, kind_from_name, own_variables
+from keras_gamma.network.normalizations import (
+    Normalization,
+    is_layer_scale,
+    kind_from_name,
+    own_variables,
+)
 from keras_gamma.network.recording import Recording
 
 _REACH = 6  # nodes between a gain and the normalization that it belongs to
@@ -57,7 +62,7 @@ class Gains:
 
     def watch(self, layer: keras.Layer) -> None:
         """Gives the variables of a layer that is about to be opened their fingerprints."""
-        if self._scope is None or _layers.is_layer_of_keras(layer):
+        if self._scope is None or not _may_hold(layer):
             return
         for variable in own_variables(layer).values():
             if _may_scale(variable) and id(variable) not in self._prints:
@@ -152,10 +157,15 @@ def _entry(gain: Gain) -> Normalization:
 def _held(scope: Sequence[keras.Layer]) -> Iterator[tuple[keras.Layer, str, keras.Variable]]:
     """The variables of the layers being run, innermost first, that may be gains."""
     for layer in reversed(scope):
-        if not _layers.is_layer_of_keras(layer):
+        if _may_hold(layer):
             for name, variable in own_variables(layer).items():
                 if _may_scale(variable):
                     yield layer, name, variable
+
+
+def _may_hold(layer: keras.Layer) -> bool:
+    """Keras' own layers document their variables, but for LayerScale of its applications."""
+    return not _layers.is_layer_of_keras(layer) or is_layer_scale(layer)
 
 
 def _may_scale(variable: keras.Variable) -> bool:

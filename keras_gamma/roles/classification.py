@@ -53,24 +53,28 @@ def weightiest(verdicts: Iterable[Verdict]) -> Verdict:
     return min(verdicts, key=lambda verdict: PRECEDENCE.index(verdict.role))
 
 
-def classify(graph: Graph, also: Iterable[int] = ()) -> dict[int, Verdict]:
+def classify(graph: Graph) -> dict[int, Verdict]:
     """The verdict for every normalization call.
 
     Args:
         graph: a `keras_gamma.network.graph.Graph`.
-        also: numbers of further nodes whose scale is asked for: learned gains that are no
-            normalization's.
 
     Returns:
-        A dict from node number to `Verdict`, one entry for each node of kind `NORM`, and for each
-        of `also`.
+        A dict from node number to `Verdict`, one entry for each node of kind `NORM`.
     """
     joins = find_joins(graph)
     norms = (index for index, node in enumerate(graph.nodes) if node.kind is Kind.NORM)
-    return {index: _judge(graph, joins, index) for index in (*norms, *also)}
+    return {index: judge(graph, joins, index) for index in norms}
 
 
-def _judge(graph: Graph, joins: dict[int, Join], index: int) -> Verdict:
+def judge(graph: Graph, joins: dict[int, Join], index: int) -> Verdict:
+    """The verdict for one node that sets a scale: a normalization, or any learned gain.
+
+    Args:
+        graph: a `keras_gamma.network.graph.Graph`.
+        joins: what `find_joins` returns for it.
+        index: the node's number.
+    """
     ends = follow(graph, joins, index)
     found = [*_at_outputs(graph, ends), *_at_closed_parts(ends)]
     for final, operands in ends.sums.items():

@@ -10,11 +10,13 @@ import keras
 
 from keras_gamma._keras.layers import flatten_layers
 from keras_gamma.network import normalizations
+from keras_gamma.network.calls import GainCall
 from keras_gamma.network.inputs import trace
 from keras_gamma.network.network import Network
 from keras_gamma.report.base import Report
 from keras_gamma.report.columns import Column
-from keras_gamma.roles.classification import Role, Verdict, classify, weightiest
+from keras_gamma.roles.classification import Role, Verdict, classify, judge, weightiest
+from keras_gamma.roles.joins import find_joins
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,12 +49,25 @@ class GammaRole:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Note:
-    """A layer that has no γ to decide on, and why it is mentioned."""
+    """A layer that has no γ to decide on, and why it is mentioned.
+
+    Args:
+        path: string, the layer's path, or the variable's.
+        layer: the layer.
+        kind: string.
+        reason: string, one plain sentence, or two.
+        role: the `Role` of a learned gain that is no normalization's, by the same definitions.
+        variable: the `keras.Variable` that holds such a gain.
+        neutral: 1.0, or 0.0 where the layer multiplies by `1 + variable`.
+    """
 
     path: str
     layer: keras.Layer
     kind: str
     reason: str
+    role: Role | None = None
+    variable: keras.Variable | None = None
+    neutral: float | None = None
 
 
 class RoleReport(Report[GammaRole]):
@@ -61,7 +76,8 @@ class RoleReport(Report[GammaRole]):
     Printed, it is a table, in which repeated blocks are folded; `table()` has a row for each γ.
 
     Attributes:
-        notes: tuple of `Note`: normalizations without a scale, LayerScale, and the like.
+        notes: tuple of `Note`: normalizations without a scale; and learned gains that are no
+            normalization's (LayerScale, ReZero, affines), with a role by the same definitions.
     """
 
     format = "keras_gamma.roles"
@@ -150,7 +166,9 @@ def find_roles(model: keras.Model | Network, inputs: Any = None) -> RoleReport:
     notes: list[Note] = []
     for layer in flatten_layers(network.model):
         notes += _unseen(layer, network, found)
-    notes += _gains(network, found, {note.path for note in notes})
+    gains = _gains(network, found)
+    known = {note.path for note in gains}
+    notes = [note for note in notes if note.path not in known] + gains
     return RoleReport(_entries(found.values()), notes)
 
 
@@ -183,15 +201,30 @@ def _unseen(layer: keras.Layer, network: Network, found: dict[int, _Found]) -> l
     return []
 
 
-def _gains(network: Network, found: Container[int], named: set[str]) -> Iterator[Note]:
-    """Learned gains that are no normalization's are named, once each, never silent."""
+def _gains(network: Network, found: Container[int]) -> list[Note]:
+    """Learned gains that are no normalization's: with a role, once each, and left alone."""
+    joins = network.derive(find_joins)
+    calls: dict[int, list[GainCall]] = {}
     for gain in network.gains:
-        path = gain.variable.path
-        if id(gain.variable) not in found and path not in named:
-            named.add(path)
-            label = network.graph.nodes[gain.node].label
-            reason = f"It is a learned gain at {label!r}, not a normalization's: it is left alone."
-            yield Note(path, gain.layer, "gain", reason)
+        if id(gain.variable) not in found:
+            calls.setdefault(id(gain.variable), []).append(gain)
+    notes = []
+    for several in calls.values():
+        gain = several[0]
+        verdict = weightiest([judge(network.graph, joins, call.node) for call in several])
+        kind = "layer_scale" if normalizations.is_layer_scale(gain.layer) else "gain"
+        notes.append(
+            Note(
+                path=gain.variable.path,
+                layer=gain.layer,
+                kind=kind,
+                reason=f"A learned gain, not a normalization's: it is left alone. {verdict.reason}",
+                role=verdict.role,
+                variable=gain.variable,
+                neutral=gain.neutral,
+            )
+        )
+    return notes
 
 
 def _rejected(layer: keras.Layer, path: str) -> list[Note]:

@@ -20,7 +20,7 @@ class Join:
         spread: those operands that are spread over a larger one.
         logits: bool, whether only a softmax or a bounded gate reads it: then it is no join.
         inner: bool, whether it and its fork lie within a branch of another residual join.
-        linear: bool, whether every operand is computed from the fork by linear operations only.
+        linear: bool, whether it has no skip because every operand is linear in the fork.
     """
 
     operands: tuple[int, ...]
@@ -117,19 +117,20 @@ def _is_one_sum(graph: Graph, part: Join, inner: int, operand: int, outer: int) 
 
 
 def _find_skip(graph: Graph, join: Join) -> None:
-    """Sets the skip, if there is one, and whether all operands are linear in the fork."""
+    """Sets the skip, if there is one, or that all operands are linear in the fork."""
     fork, operands = join.fork, join.operands
     if fork is None:
         return
     same = [operand for operand in operands if graph.origins[operand] == graph.origins[fork]]
-    linear = [o for o in operands if o in same or _is_linear(graph, fork, o)]
-    join.linear = len(linear) == len(operands)
     if len(same) == len(operands):
         return  # x − ½x is x with a factor.
     whole = [operand for operand in same if operand not in join.spread]
     if whole:
         join.skip = whole[0]
-    elif len(linear) == 1 and linear[0] not in join.spread:
+        return
+    linear = [o for o in operands if o in same or _is_linear(graph, fork, o)]
+    join.linear = len(linear) == len(operands)
+    if len(linear) == 1 and linear[0] not in join.spread:
         others = [operand for operand in operands if operand != linear[0]]
         if all(_is_worked_on(graph, fork, operand) for operand in others):
             join.skip = linear[0]

@@ -205,7 +205,7 @@ def test_precedence_is_withheld_first():
     assert PRECEDENCE == ("trunk", "other", "shortcut", "residual_last", "interior")
 
 
-@pytest.mark.parametrize("several", itertools.combinations(Role, 2), ids=str)
+@pytest.mark.parametrize("several", list(itertools.combinations(Role, 2)), ids=str)
 def test_the_weightiest_stands_for_several(several):
     order = ["trunk", "other", "shortcut", "residual_last", "interior"]
     verdicts = [Verdict(role, f"{role}.") for role in several]
