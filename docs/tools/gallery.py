@@ -54,14 +54,33 @@ MODELS: dict[str, tuple[str, Callable[[], keras.Model]]] = {
 }
 
 
+def small() -> keras.Model:
+    """Two blocks of a ResNet, for the first page."""
+
+    def norm(x: keras.KerasTensor, name: str, **settings: object) -> keras.KerasTensor:
+        x = keras.layers.Conv2D(8, 3, padding="same", name=f"{name}_conv", **settings)(x)
+        return keras.layers.BatchNormalization(name=f"{name}_bn")(x)
+
+    relu = keras.layers.ReLU
+    inputs = keras.Input((16, 16, 3), name="image")
+    x = relu()(norm(inputs, "stem"))
+    for i, stride in ((1, 1), (2, 2)):
+        y = norm(relu()(norm(x, f"block{i}_1", strides=stride)), f"block{i}_2")
+        skip = x if stride == 1 else norm(x, f"block{i}_skip", strides=stride)
+        x = relu()(keras.layers.Add()([skip, y]))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(10, name="head")(x), name="two_blocks")
+
+
 def main() -> None:
     PAGES.mkdir(exist_ok=True)
+    keras_gamma.plot_roles(small(), ROOT / "docs" / "pictures" / "two_blocks.svg")
     roles = list(COLORS)
     lines = [
         "# Gallery",
         "",
-        "Ten well-known models with the roles of their γ in colour, each with its table. A click on a",
-        "box finds its row, a click on a row its box. Made by `python docs/tools/gallery.py`.",
+        "Ten well-known models with the roles of their γ in colour, each with its table. A click on",
+        "a box finds its row, a click on a row its box. Made by `python docs/tools/gallery.py`.",
         "",
         f"| model | what to see | {' | '.join(roles)} |",
         f"| --- | --- |{' --- |' * len(roles)}",
