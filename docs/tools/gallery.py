@@ -79,8 +79,8 @@ def main() -> None:
     lines = [
         "# Gallery",
         "",
-        "Ten well-known models with the roles of their γ in colour, each with its table. A click on",
-        "a box finds its row, a click on a row its box. Made by `python docs/tools/gallery.py`.",
+        "Ten well-known models with the roles of their γ in colour, each with its table. A click",
+        "on a box finds its row, a click on a row its box. Made by `python docs/tools/gallery.py`.",
         "",
         f"| model | what to see | {' | '.join(roles)} |",
         f"| --- | --- |{' --- |' * len(roles)}",
