@@ -14,6 +14,10 @@ import keras
 import keras_gamma
 from keras_gamma import units
 
+# From this dose on, decaying what the guidelines name cost accuracy in ResNets of 8 and 14 layers
+# (docs/evidence.md).
+HARMFUL_DOSE = 10.0
+
 # Where a layer keeps a kernel, and where it may keep the regularizer of that kernel.
 _KERNELS = {
     "kernel": ("kernel_regularizer", "depthwise_regularizer"),  # DepthwiseConv2D has the second
@@ -88,7 +92,13 @@ def tell_dose(
         return f"Dose: none can be told, since {optimizer} divides the L2 by √v."
     passes = momentum if kind == "coupled" else 0.0
     dose = units.dose(weight_decay, schedule, steps, momentum=passes)
-    return f"Dose {dose:.3g}: decay alone would leave {units.left_by(dose):.2%} of a decayed γ."
+    told = f"Dose {dose:.3g}: decay alone would leave {units.left_by(dose):.2%} of a decayed γ."
+    if dose >= HARMFUL_DOSE:
+        told += (
+            f" From a dose of {HARMFUL_DOSE:g} on, the default guidelines cost accuracy in shallow "
+            "ResNets (docs/evidence.md): less decay, fewer steps, or --guidelines=none."
+        )
+    return told
 
 
 def check_decay(model: keras.Model, plan: keras_gamma.GammaPlan | keras_gamma.DecayPlan) -> None:

@@ -48,7 +48,8 @@ def _intervals(axes: Any, designs: Mapping[str, Design], series: Series) -> None
             known = np.isfinite(found.low)
             spread = [[found.mean - found.low], [found.high - found.mean]] if known else None
             axes.errorbar([found.mean], [y], xerr=spread, fmt="o", capsize=3, color=colour)
-    names = [f"{name}\n{len(design.seeds)} seeds" for name, design in designs.items()]
+    counts = {name: len(design.seeds) for name, design in designs.items()}
+    names = [f"{name}\n{n} seed{'s' if n > 1 else ''}" for name, n in counts.items()]
     axes.set_yticks([-place for place in range(len(designs))], names)
     axes.set_xlabel("points of accuracy, 95 % intervals over seeds")
     # Effects of a third of a point and of twenty are both to be read.

@@ -21,7 +21,9 @@ import math
 from keras_gamma.decay.units import check_strength
 
 
-def sgd_coupled_angle(learning_rate, weight_decay, momentum=0.0, nesterov=False):
+def sgd_coupled_angle(
+    learning_rate: float, weight_decay: float, momentum: float = 0.0, nesterov: bool = False
+) -> float:
     """RMS angle per step, in radians, of SGD with L2 in the loss: √(2ηλ / (1 + m)).
 
     With Nesterov's momentum, the step is m·v − η·g, with a mean square of
@@ -55,7 +57,9 @@ def sgd_coupled_angle(learning_rate, weight_decay, momentum=0.0, nesterov=False)
     return math.sqrt(2 * eta * decay * share)
 
 
-def sgd_coupled_norm(learning_rate, weight_decay, gradient, momentum=0.0):
+def sgd_coupled_norm(
+    learning_rate: float, weight_decay: float, gradient: float, momentum: float = 0.0
+) -> float:
     """‖w‖ in the equilibrium of SGD with L2 in the loss: ⁴√(η·G² / (2λ·(1 − m))).
 
     Args:
@@ -83,7 +87,9 @@ def sgd_coupled_norm(learning_rate, weight_decay, gradient, momentum=0.0):
     return (eta * size**2 / (2 * decay * (1 - m))) ** 0.25
 
 
-def sgd_decoupled_angle(learning_rate, weight_decay, momentum=0.0, nesterov=False):
+def sgd_decoupled_angle(
+    learning_rate: float, weight_decay: float, momentum: float = 0.0, nesterov: bool = False
+) -> float:
     """RMS angle per step, in radians, of Keras' `SGD(weight_decay=λ)`: √(2ηλ·(1 − m) / (1 + m)).
 
     Keras' decay does not pass through the momentum, so its λ is coupled λ·(1 − m).
@@ -110,7 +116,9 @@ def sgd_decoupled_angle(learning_rate, weight_decay, momentum=0.0, nesterov=Fals
     return sgd_coupled_angle(eta, decay * (1 - m), m, nesterov)
 
 
-def sgd_decoupled_norm(learning_rate, weight_decay, gradient, momentum=0.0):
+def sgd_decoupled_norm(
+    learning_rate: float, weight_decay: float, gradient: float, momentum: float = 0.0
+) -> float:
     """‖w‖ in the equilibrium of Keras' `SGD(weight_decay=λ)`: ⁴√(η·G² / (2λ·(1 − m)²)).
 
     Args:
@@ -135,12 +143,12 @@ def sgd_decoupled_norm(learning_rate, weight_decay, gradient, momentum=0.0):
     return sgd_coupled_norm(eta, decay * (1 - m), gradient, m)
 
 
-def adamw_angle(learning_rate, weight_decay, beta_1=0.9):
+def adamw_angle(learning_rate: float, weight_decay: float, beta_1: float = 0.9) -> float:
     """RMS angle per step, in radians, of AdamW: √(2ηλ·(1 − β₁) / (1 + β₁)).
 
     The step is η times a moving average of gradients that the second moment has brought to a mean
     square of 1; all of it, D, has E‖D‖² = η²·C for C weights. With β₁ = 0, that of RMSprop with
-    Keras' decoupled decay and without momentum.
+    Keras' decoupled decay and without momentum. Error where gradients are a network's: see above.
 
     Args:
         learning_rate: float ≥ 0: η.
@@ -167,8 +175,8 @@ def adamw_angle(learning_rate, weight_decay, beta_1=0.9):
     return math.sqrt(2 * eta * decay * (1 - beta) / (1 + beta))
 
 
-def adamw_norm(learning_rate, weight_decay, size):
-    """‖w‖ in the equilibrium of AdamW: √(η·C / (2λ)).
+def adamw_norm(learning_rate: float, weight_decay: float, size: int) -> float:
+    """‖w‖ in the equilibrium of AdamW: √(η·C / (2λ)). Error in a network: see the module.
 
     Args:
         learning_rate: float ≥ 0: η.
@@ -192,7 +200,9 @@ def adamw_norm(learning_rate, weight_decay, size):
     return math.sqrt(eta * check_strength("size", size) / (2 * decay))
 
 
-def _check(learning_rate, weight_decay, share, name="momentum"):
+def _check(
+    learning_rate: object, weight_decay: object, share: object, name: str = "momentum"
+) -> tuple[float, float, float]:
     eta = check_strength("learning_rate", learning_rate)
     decay = check_strength("weight_decay", weight_decay)
     share_checked = check_strength(name, share)
@@ -201,7 +211,7 @@ def _check(learning_rate, weight_decay, share, name="momentum"):
     return eta, decay, share_checked
 
 
-def _refuse_zero(decay):
+def _refuse_zero(decay: float) -> None:
     if not decay:
         raise ValueError(
             "`weight_decay` must be greater than 0: without decay ‖w‖ grows without end."
