@@ -3,10 +3,10 @@
 import keras
 
 
-def inside_a_strategy():
+def inside_a_strategy() -> bool:
     """Whether this is run within the scope of a `tf.distribute.Strategy`."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow
 
-    return tensorflow.distribute.has_strategy()
+    return bool(tensorflow.distribute.has_strategy())

@@ -11,16 +11,18 @@ Private names used here, and why there is no public way:
 """
 
 import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 
 
-def is_decayed(optimizer, variable):
+def is_decayed(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
     """What `optimizer` itself says: whether its weight decay acts on `variable`."""
     return bool(optimizer._use_weight_decay(_as_in_a_step(variable)))
 
 
-def _as_in_a_step(variable):
+def _as_in_a_step(variable: Any) -> Any:
     """What an optimizer's step matches its name patterns against: on TensorFlow, the raw variable.
 
     Keras' is called `gamma`, TensorFlow's `bn/gamma:0`.
@@ -29,32 +31,32 @@ def _as_in_a_step(variable):
     return variable.value if raw else variable
 
 
-def exclude(optimizer, variables):
+def exclude(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]) -> None:
     """Adds `variables` to an optimizer's exclude list, and keeps what is on it.
 
     `Optimizer.exclude_from_weight_decay` replaces the list, and refuses (in vain: it asks for a
     name that is never set) once the optimizer is built.
     """
-    before: set = getattr(optimizer, "_exclude_from_weight_decay", set())
+    before: set[str] = getattr(optimizer, "_exclude_from_weight_decay", set())
     pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
     names = None if pattern is None else [pattern.pattern]
     optimizer.exclude_from_weight_decay(var_list=list(variables), var_names=names)
     optimizer._exclude_from_weight_decay = before | optimizer._exclude_from_weight_decay
 
 
-def variables_of(optimizer):
+def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     """The variables that a built optimizer updates."""
     return list(optimizer._trainable_variables)
 
 
-def path_of(optimizer, variable):
+def path_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> str:
     """The path of a Keras variable, or of the one behind a backend's own."""
     if isinstance(variable, keras.Variable):
-        return variable.path
-    return next(v.path for v in optimizer._trainable_variables if v.value is variable)
+        return str(variable.path)
+    return next(str(v.path) for v in optimizer._trainable_variables if v.value is variable)
 
 
-def stand_in(variable, shape, value):
+def stand_in(variable: keras.Variable, shape: tuple[int, ...], value: float) -> keras.Variable:
     """A new variable of another shape that has the name and path of `variable`."""
     new = keras.Variable(
         keras.ops.full(shape, value, dtype="float32"), trainable=True, name=variable.name
@@ -63,7 +65,11 @@ def stand_in(variable, shape, value):
     return new
 
 
-def copy_exclusions(source, target, pairs):
+def copy_exclusions(
+    source: keras.optimizers.Optimizer,
+    target: keras.optimizers.Optimizer,
+    pairs: Iterable[tuple[keras.Variable, keras.Variable]],
+) -> None:
     """Excludes on `target` what `source` excludes; `pairs` are of their variables."""
     pairs = list(pairs)
     cache = getattr(source, "_exclude_from_weight_decay_cache", None)
@@ -82,27 +88,34 @@ class WeightDecayHook:
 
     weight_decay: float | None
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
 
-    def build(self, variables):
+    def build(self, variables: list[keras.Variable]) -> None:
         super().build(variables)  # type: ignore[misc]
 
-    def get_config(self):
-        return super().get_config()  # type: ignore[misc]
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return config
 
-    def _apply_weight_decay(self, variables):
+    def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
         if self.weight_decay is None and getattr(self, "adam_weight_decay", None) is None:
             return
         self.decay_variables(variables, super()._apply_weight_decay)  # type: ignore[misc]
 
-    def decay_variables(self, variables, keras_decay):
+    def decay_variables(
+        self,
+        variables: list[keras.Variable],
+        keras_decay: Callable[[list[keras.Variable]], None],
+    ) -> None:
         """Decays `variables`; `keras_decay` does it in Keras' own way, all alike."""
         keras_decay(variables)
 
 
 @contextlib.contextmanager
-def gradients_added_first(optimizer, add):
+def gradients_added_first(
+    optimizer: keras.optimizers.Optimizer, add: Callable[[list[Any]], Iterable[Any]]
+) -> Iterator[None]:
     """Lets a TensorFlow optimizer add up the gradients of all replicas before it does anything.
 
     Keras clips the gradient of each replica by itself, so that the effect of `global_clipnorm`
@@ -122,7 +135,7 @@ def gradients_added_first(optimizer, add):
         return
     apply = optimizer.apply
 
-    def apply_sum(grads, trainable_variables=None):
+    def apply_sum(grads: Iterable[Any], trainable_variables: Any = None) -> Any:
         sums = iter(add([grad for grad in grads if grad is not None]))
         return apply([grad if grad is None else next(sums) for grad in grads], trainable_variables)
 

@@ -11,7 +11,10 @@ Private names used here, and why there is no public way:
 
 import contextlib
 import operator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import keras
 from keras.src.backend.common import global_state
 from keras.src.utils.tracking import Tracker
 
@@ -19,7 +22,7 @@ _AUTO_NAMES = "object_name_uids"
 
 
 @contextlib.contextmanager
-def preserve_auto_names():
+def preserve_auto_names() -> Iterator[None]:
     """Restore the counters behind automatic layer names on exit."""
     counters = global_state.get_global_attribute(_AUTO_NAMES)
     saved = None if counters is None else dict(counters)
@@ -33,7 +36,7 @@ def preserve_auto_names():
 
 
 @contextlib.contextmanager
-def preserve_attributes(layers):
+def preserve_attributes(layers: Iterable[keras.Layer]) -> Iterator[None]:
     """Restore the Python attributes of built `layers` on exit.
 
     A `call` may leave things on its layer (a mask, the last scores, `_called`). Only
@@ -60,7 +63,7 @@ def preserve_attributes(layers):
             _restore(collections)
 
 
-def _restore(collections):
+def _restore(collections: Iterable[tuple[Any, list[Any]]]) -> None:
     for collection, content in collections:
         if collection or content:
             collection.clear()
@@ -68,13 +71,13 @@ def _restore(collections):
                 (collection.add if isinstance(collection, set) else collection.append)(item)
 
 
-def _loss_collections(layer):
+def _loss_collections(layer: keras.Layer) -> list[Any]:
     """What `add_loss` gathered on a layer in its last call; every call clears it in place."""
     return [layer._losses, layer._loss_ids]
 
 
 @contextlib.contextmanager
-def restore_on_error(layers):
+def restore_on_error(layers: Iterable[keras.Layer]) -> Iterator[None]:
     """Restores the attributes of unbuilt `layers` if an exception passes through.
 
     Building changes more than a trace may leave behind: a `Sequential` that fails to build keeps an
@@ -95,32 +98,35 @@ def restore_on_error(layers):
         raise
 
 
-def _content(attributes):
+def _content(attributes: dict[str, Any]) -> dict[str, tuple[Any, Callable[[], object] | None]]:
     """Attribute -> its value, and what puts back what the value holds, if it is a collection."""
     return {name: (value, _refilling(value)) for name, value in attributes.items()}
 
 
-def _refilling(value):
+def _refilling(value: Any) -> Callable[[], object] | None:
     """A function that gives a collection, or a layer's tracker, what it holds now; or `None`."""
     if isinstance(value, Tracker):
         # It knows by ids of its own what is tracked, and in which lists.
         collections = [*value.stored_ids.values(), *(store for _, store in value.config.values())]
-        refills = [_refilling(collection) for collection in collections]
+        refills = [refill for refill in map(_refilling, collections) if refill is not None]
         locked, message = value.locked, value._lock_violation_msg
 
-        def refill():
+        def refill_all() -> None:
             for each in refills:
                 each()
             value.locked, value._lock_violation_msg = locked, message
 
-        return refill
-    for kind, clear, fill in (
-        (list, list.clear, list.extend),
-        (dict, dict.clear, dict.update),
-        (set, set.clear, set.update),
-    ):
+        return refill_all
+    for kind, fill in _COLLECTIONS.items():
         if isinstance(value, kind):
             copy = kind(value)
             # Past what Keras' own collections do when something is added.
-            return lambda: (clear(value), fill(value, copy))
+            return lambda: (kind.clear(value), fill(value, copy))
     return None
+
+
+_COLLECTIONS: dict[Any, Callable[[Any, Any], None]] = {
+    list: list.extend,
+    dict: dict.update,
+    set: set.update,
+}

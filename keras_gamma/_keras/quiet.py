@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 
 _HARMLESS = re.compile(
     r"^WARNING: All log messages before absl::InitializeLog"
@@ -21,7 +22,7 @@ _HARMLESS = re.compile(
 )
 
 
-def import_keras(*, open_devices=True):
+def import_keras(*, open_devices: bool = True) -> None:
     """Imports Keras and its backend, and looks for devices, which is where the last noise is.
 
     Args:
@@ -41,7 +42,7 @@ def import_keras(*, open_devices=True):
 
 
 @contextlib.contextmanager
-def _without_harmless_lines():
+def _without_harmless_lines() -> Iterator[None]:
     """Holds back file descriptor 2, then passes on the lines that are not known to be harmless."""
     sys.stderr.flush()
     real = os.dup(2)

@@ -10,6 +10,8 @@ Private names used here, and why there is no public way:
 
 import collections
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -23,7 +25,7 @@ class TracedStep:
         constants: `Counter` of the constants in the graph.
     """
 
-    def __init__(self, model, concrete):
+    def __init__(self, model: keras.Model, concrete: Any) -> None:
         self.signature = concrete.structured_input_signature[0]
         graph = concrete.graph
         definition = graph.as_graph_def()
@@ -39,14 +41,16 @@ class TracedStep:
             for replica in getattr(raw, "values", (raw,)):
                 paths[id(replica.handle)] = variable.path
         inside = {id(i): paths[id(o)] for o, i in graph.captures if id(o) in paths}
-        self.uses: dict = {path: collections.Counter() for path in paths.values()}
+        self.uses: dict[str, collections.Counter[str]] = {
+            path: collections.Counter() for path in paths.values()
+        }
         for operation in graph.get_operations():
             for tensor in operation.inputs:
                 if id(tensor) in inside:
                     self.uses[inside[id(tensor)]][operation.type] += 1
 
 
-def traced_steps(model):
+def traced_steps(model: keras.Model) -> list[tuple[TracedStep, TracedStep]] | None:
     """The training steps that `fit` has traced for `model` and will run again.
 
     Returns:
@@ -62,7 +66,8 @@ def traced_steps(model):
     functions = list(_traceable_functions(model.train_function))
     if not functions:
         return None
-    kept, steps = model.train_function, []
+    kept = model.train_function
+    steps: list[tuple[TracedStep, TracedStep]] = []
     try:
         # The first fetches a batch (or several), the second is the step on it.
         for concrete in functions[:2][-1]._list_all_concrete_functions():
@@ -75,7 +80,7 @@ def traced_steps(model):
     return steps
 
 
-def _traceable_functions(function, seen=None):
+def _traceable_functions(function: Any, seen: set[int] | None = None) -> Iterator[Any]:
     """TensorFlow's functions in the closure of `function`, outer ones first."""
     seen = set() if seen is None else seen
     if id(function) in seen:
@@ -90,11 +95,12 @@ def _traceable_functions(function, seen=None):
                 yield from _traceable_functions(cell.cell_contents, seen)
 
 
-def symbolic_build(model, element_spec):
+def symbolic_build(model: keras.Model, element_spec: Any) -> None:
     """Creates the variables that `fit` would create on its first batch: metrics', for one."""
     model._symbolic_build(data_batch=element_spec)
 
 
-def initial_epoch(model):
+def initial_epoch(model: keras.Model) -> int | None:
     """The epoch that a callback has asked `fit` to begin with, or `None`."""
-    return model._initial_epoch
+    epoch: int | None = model._initial_epoch
+    return epoch

@@ -147,7 +147,8 @@ class Opener:
             )
         if isinstance(layer, keras.layers.RNN) and type(layer).call is keras.layers.RNN.call:
             return lambda *args, **kwargs: control_flow.recur(self._writer, layer, args, kwargs)
-        return layer.call
+        call: Callable[..., Any] = layer.call
+        return call
 
     def _followed(self, function: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
         outputs = tree.map_structure(self._fixed, function(*args, **kwargs))

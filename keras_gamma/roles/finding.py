@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_gamma._keras.layers import flatten_layers
+from keras_gamma._keras.layers import flatten_layers, is_layer_of_keras
 from keras_gamma.network import normalizations
 from keras_gamma.network.calls import GainCall
 from keras_gamma.network.inputs import trace
@@ -185,8 +185,11 @@ def _unseen(layer: keras.Layer, network: Network, found: dict[int, _Found]) -> l
             return _rejected(layer, path)
         entry = normalizations.unverified(layer)
     if entry is None:
-        return []
+        is_known = layer.built or is_layer_of_keras(layer) or layer is network.model
+        return [] if is_known else [Note(path, layer, "not built", _NOT_BUILT)]
     variable = entry.variable(layer)
+    if variable is None and not layer.built and entry.scale is not None:
+        return [Note(path, layer, entry.kind, _NOT_BUILT)]
     if variable is None:
         reason = "It has no scale (no γ): there is nothing to regularize."
         return [Note(path, layer, entry.kind, reason)]
@@ -199,6 +202,12 @@ def _unseen(layer: keras.Layer, network: Network, found: dict[int, _Found]) -> l
         )
         found[id(variable)] = _Found(layer, entry, variable, [Verdict(Role.OTHER, reason)])
     return []
+
+
+_NOT_BUILT = (
+    "It is not built, and no call of it was seen: what it holds is not known yet. Call the model "
+    "once on data, or pass `inputs` that reach it, then look again."
+)
 
 
 def _gains(network: Network, found: Container[int]) -> list[Note]:

@@ -306,6 +306,37 @@ def test_a_part_of_a_part_is_looked_at_where_it_stands():
     }
 
 
+def test_what_is_not_built_is_named_and_never_without_gamma():
+    class Later(layers.Layer):
+        """Makes its normalization when it is built."""
+
+        def build(self, shape):
+            self.norm = norm("later")
+            self.norm.build(shape)
+
+        def call(self, x):
+            return self.norm(x)
+
+    later = Later()
+    report = find_roles(Trainer(encoder=encoder(), later=later))
+    assert [gamma.layer.name for gamma in report] == ["pre", "final"]
+    [note] = report.notes
+    assert note.layer is later
+    assert "not built" in note.reason and "Call the model once" in note.reason
+
+    class Forgets(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = norm("used"), norm("unused")
+
+        def call(self, x):
+            return self.used(x)
+
+    report = find_roles(Forgets(), (None, 4))
+    assert [gamma.layer.name for gamma in report] == ["used"]
+    assert ["not built" in note.reason for note in report.notes] == [True]
+
+
 def test_what_a_part_takes_can_be_said_by_its_name():
     trainer = Trainer(encoder=encoder(), head=Unbuilt())
     with pytest.raises(ValueError, match=r"'head' take is not known.*inputs=\{'head'"):
