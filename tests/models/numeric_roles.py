@@ -5,7 +5,8 @@ operands of every sum, and of the outputs, with before. At the first sum where s
 
 * only branch operands: `residual_last`; only the skip operand: `shortcut`; both: `trunk`;
 * whatever moves, if the norm is not computed from the fork: `trunk`;
-* some operands of a sum without a skip: `other`; all of them: the sum passes γ on.
+* some operands of a sum without a skip: `other`; all of them: the sum passes γ on;
+* all operands of a sum that lies, fork and all, within a branch of another: it passes γ on, too.
 
 Nothing at any sum: `trunk` if an output moves, else `interior`. The logits of an attention are held
 at zero meanwhile, so that a path carries scale by the values only; a norm that moves nothing then,
@@ -23,7 +24,8 @@ from keras import tree
 FACTOR = 4.0
 MOVED = 1.3
 
-IDENTITY = {"Dropout", "SpatialDropout2D", "Identity", "Reshape", "DropPath"}
+FACTORS = {"Multiply", "Divide", "TrueDivide", "Negative", "Rescaling"}  # by a constant
+IDENTITY = {"Dropout", "SpatialDropout2D", "Identity", "Reshape", "DropPath", *FACTORS}
 LINEAR = IDENTITY | {
     "Conv1D",
     "Conv2D",
@@ -31,7 +33,6 @@ LINEAR = IDENTITY | {
     "Dense",
     "AveragePooling2D",
     "MaxPooling2D",
-    "Multiply",
     "UpSampling2D",
     "Cropping2D",
     "BatchNormalization",
@@ -41,7 +42,6 @@ LINEAR = IDENTITY | {
     "GetItem",
     "Pad",
     "Permute",
-    "Rescaling",
     "ZeroPadding2D",
 }
 OTHERS = {
@@ -63,12 +63,13 @@ OTHERS = {
     "Relu",
     "Silu",
     "Softmax",
+    "Subtract",
     "Table",
     "ThirdPartyRMS",
     "UnitNormalization",
     "ZerosLike",
 }
-SUMS = {"Add", "Average"}
+SUMS = {"Add", "Average", "Subtract"}
 ATTENTION = {"MultiHeadAttention", "GroupedQueryAttention"}
 
 
@@ -109,6 +110,8 @@ class Sum:
     operands: list
     skip: int | None
     fork: object
+    position: int
+    inner: bool = False  # or one that spreads an operand: then, too, γ may pass as a whole
 
 
 class Structure:
@@ -140,14 +143,17 @@ class Structure:
                 continue  # one chain of sums: judged where it ends
             operands = self.terms(operation, outputs)
             fork = self.fork(operands)
-            self.sums.append(Sum(operands, self.skip(operands, fork), fork))
+            position = self.order[id(operation.output)]
+            self.sums.append(Sum(operands, self.skip(operands, fork), fork, position))
+        for one in self.sums:
+            spreads = len({tuple(t.shape) for t in one.operands}) > 1
+            one.inner = spreads or any(self.holds(other, one) for other in self.sums)
 
     @staticmethod
     def is_sum(operation):
         if kind(operation) not in SUMS:
             return False
-        sources = sources_of(operation)
-        return len(sources) > 1 and len({tuple(s.shape) for s in sources}) == 1
+        return len(sources_of(operation)) > 1
 
     def terms(self, operation, outputs):
         found = []
@@ -165,6 +171,16 @@ class Structure:
         inside = [i for i in self.ancestors[id(operand)] if fork in self.ancestors[i]]
         return [self.producer[i] for i in inside if i != fork]
 
+    def holds(self, outer, inner):
+        """Whether the sum `inner` and its fork lie within a branch of the sum `outer`."""
+        if outer.skip is None or inner.fork is None or outer.position <= inner.position:
+            return False
+        if inner.fork == outer.fork or outer.fork not in self.ancestors[inner.fork]:
+            return False
+        result = next(i for i, position in self.order.items() if position == inner.position)
+        branches = outer.operands[: outer.skip] + outer.operands[outer.skip + 1 :]
+        return any(result in self.ancestors[id(operand)] for operand in branches)
+
     def skip(self, operands, fork):
         if fork is None:
             return None
@@ -175,15 +191,28 @@ class Structure:
                 for n, path in enumerate(paths)
                 if all(linear(o) and kind(o) in {*allowed, "Activation"} for o in path)
             ]
+            whole = max(int(np.prod(t.shape[1:])) for t in operands)
+            if len(fits) == 1 and int(np.prod(operands[fits[0]].shape[1:])) < whole:
+                return None
             if len(fits) == 1:
-                return fits[0]
+                others = paths[: fits[0]] + paths[fits[0] + 1 :]
+                worked = allowed is IDENTITY or all(map(works, others))
+                return fits[0] if worked else None
             if fits:
                 return None
         return None
 
 
+def works(path):
+    """Whether weights and an activation, or a norm, lie on a path."""
+    weights = any(operation.weights for operation in path if not is_norm(operation))
+    return weights and any(is_norm(operation) or not linear(operation) for operation in path)
+
+
 def linear(operation):
-    if kind(operation) == "Multiply":
+    if kind(operation) in {"Add", "Subtract", "Average"}:
+        return True
+    if kind(operation) in FACTORS:
         return len(sources_of(operation)) == 1  # by a constant
     activation = getattr(operation, "activation", None)
     return activation is None or activation is keras.activations.linear
@@ -274,9 +303,9 @@ class Referee:
             position += count
             if not any(here):
                 continue
+            if all(here) and (join.skip is None or join.inner):
+                continue
             if join.skip is None:
-                if all(here):
-                    continue
                 return "other"
             behind = self.structure.ancestors[id(norm.output)] - {id(norm.output)}
             if join.fork not in behind:

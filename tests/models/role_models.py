@@ -61,7 +61,50 @@ NOT_FLAT = {
     "subclassed_in_functional",
 }
 NOT_FLAT |= {case.name for case in role_cases_written_out.CASES}
-NOT_FLAT |= {case.name for case in role_cases_inner.CASES}
-NOT_FLAT |= {case.name for case in role_cases_designs.CASES}
+# Of the sums inside branches and the designs of blocks, those that it can.
+FLAT_TOO = {
+    "class_conditional",
+    "conditional_scale_and_shift",
+    "context_on_the_stream",
+    "context_on_the_stream_norm",
+    "cross_stage_partial",
+    "deep_norm",
+    "diffusion_activated_each",
+    "diffusion_activated_once",
+    "dual_path",
+    "excite_with_norm_hard_sigmoid",
+    "excite_with_norm_hard_sigmoid_projected",
+    "excite_with_norm_sigmoid",
+    "excite_with_norm_sigmoid_projected",
+    "factor_both",
+    "factor_both_swapped",
+    "factor_divided",
+    "factor_negative",
+    "factor_ops",
+    "factor_rescaling",
+    "factor_skip",
+    "feature_pyramid_norms",
+    "high_resolution",
+    "highway",
+    "inner_join_across_the_fork",
+    "linknet",
+    "mobile_one",
+    "norm_former",
+    "pool_mixer_gated",
+    "post_norm_in_a_branch",
+    "projection_between_streams",
+    "rep_mixer",
+    "residual_group",
+    "residual_group_of_norms",
+    "scaled_inception_resnet",
+    "selective_state",
+    "sigmoid_network",
+    "sigmoid_output",
+    "super_resolution",
+    "swin_v2",
+    "two_streams",
+}
+NOT_FLAT |= {case.name for case in role_cases_inner.CASES} - FLAT_TOO
+NOT_FLAT |= {case.name for case in role_cases_designs.CASES} - FLAT_TOO
 assert BY_NAME.keys() >= NOT_FLAT
 FLAT = [case for case in CASES if case.name not in NOT_FLAT]

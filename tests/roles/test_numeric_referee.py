@@ -7,7 +7,15 @@ from tests.models.numeric_roles import Referee, applies
 from tests.models.role_models import BY_NAME, FLAT
 
 # What running cannot tell, and why.
+GATE = "what a norm inside a gate does changes no spread by a factor"
 NOT_BY_NUMBERS = {
+    **{
+        f"excite_with_norm_{gate}{end}": GATE
+        for gate in ("sigmoid", "hard_sigmoid")
+        for end in ("", "_projected")
+    },
+    "norm_former": "a norm absorbs the attention's scale, but not its temperature",
+    "sigmoid_network": "a sigmoid is bounded: the branch grows by less than what counts",
     "sandwich_norm": "a norm absorbs the attention's scale, but not its temperature",
 }
 
