@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+import keras_gamma
+
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 # What one step without gradients leaves smaller, for each optimizer in docs/migration.md: by hand,
@@ -53,6 +55,35 @@ def test_what_decays(migration, name):
 def test_numbers_in_the_text(migration):
     assert migration["sgd"].weight_decay == pytest.approx(1e-3)
     assert migration["model"].losses == []
+
+
+def small_model():
+    x = keras.Input((4,))
+    y = keras.layers.Dense(4)(keras.layers.LayerNormalization(name="before")(x))
+    y = keras.layers.Add()([x, y])
+    y = keras.layers.LayerNormalization(name="last")(y)
+    return keras.Model(x, keras.layers.Dense(1)(y))
+
+
+DIFFS = re.findall(
+    r"```diff\n(.*?)```", (DOCS / "training_script.md").read_text(encoding="utf-8"), re.DOTALL
+)
+
+
+@pytest.mark.parametrize("side", [" -", " +"], ids=["before", "after"])
+@pytest.mark.parametrize("diff", DIFFS)
+def test_scripts_run_before_and_after_the_change(diff, side, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [line[1:] for line in diff.splitlines() if not line or line[0] in side]
+    names = {"build": small_model, "x": np.ones((8, 4)), "y": np.ones((8, 1)), "keras": keras}
+    exec(compile("\n".join(lines), "training_script.md", "exec"), names)
+    gammas = {"before/gamma": True, "last/gamma": False}  # By hand, from docs/roles.md.
+    audit = keras_gamma.audit(names["model"])
+    found = {e.path: bool(e.coupled or e.decoupled) for e in audit if e.path in gammas}
+    if side == " +":
+        assert found == gammas
+    else:
+        assert found != gammas
 
 
 def test_links_between_documents():
