@@ -176,6 +176,7 @@ def _help():
 
 def _run(path, inputs):
     """What to print, and whether all is as it should be."""
+    _check_file(path)  # Before a backend is loaded: that takes seconds.
     try:
         quiet.import_keras()
     except ModuleNotFoundError as error:
@@ -284,9 +285,11 @@ def _compare(model, inputs):
     return f"{len(plan)} entries, all as in {_GOLDEN.value}", True
 
 
-def _load(path):
-    import keras_gamma
-
+def _check_file(path):
+    if os.path.isdir(path):
+        if os.path.isfile(os.path.join(path, "config.json")):  # model.save(path, zipped=False)
+            return
+        raise _Failure(f"{path} is a directory without a model. Give a .keras archive.")
     if not os.path.isfile(path):
         raise _Failure(f"No such file: {path}")
     if not zipfile.is_zipfile(path):
@@ -294,6 +297,11 @@ def _load(path):
             f"{path} is not a .keras archive, or is truncated. Save the model with "
             "model.save('NAME.keras')."
         )
+
+
+def _load(path):
+    import keras_gamma
+
     try:
         return keras_gamma.load_model(path)
     except Exception as error:

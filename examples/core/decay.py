@@ -105,9 +105,10 @@ def check_decay(model: keras.Model, plan: keras_gamma.GammaPlan | keras_gamma.De
     """Measures what really shrinks in a compiled model; prints it.
 
     Raises:
-        RuntimeError: if it is not what was planned. Nothing is trained then.
+        RuntimeError: if it is not what was planned, or not all could be seen. Nothing is trained
+            then.
     """
     found = keras_gamma.audit(model, plan)
     print(f"Audit: {found.summary()}", flush=True)
     if not found.ok:
-        raise RuntimeError("The audit found a decay that was not planned; see above.")
+        raise RuntimeError(f"Does the decay act as planned? The audit says: {found.answer}.")

@@ -118,7 +118,7 @@ def train(folder: Run, cluster: distribution.Cluster, task: Task) -> dict[str, A
     check_decay(model, plan)
     if progress.epochs_done:
         print(f"Resuming after epoch {progress.epochs_done} of {FLAGS.epochs}.")
-    fit(model, folder, cluster, progress, task, steps)
+    fit(model, folder, cluster, progress, task, steps, plan)
     metrics = {
         **task.results(progress),
         **report(folder, cluster, progress, task, plan),
@@ -191,8 +191,9 @@ def fit(
     progress: Progress,
     task: Task,
     steps: int,
+    plan: keras_gamma.GammaPlan | keras_gamma.DecayPlan,
 ) -> None:
-    """Trains the epochs that are not done yet."""
+    """Trains the epochs that are not done yet; stops at once if it would not decay as planned."""
     if progress.epochs_done == FLAGS.epochs:
         if cluster.is_chief:
             draw_monitor(folder.directory)
@@ -207,6 +208,7 @@ def fit(
         validation_data=task.test_batches(),
         verbose=verbose,
         callbacks=[
+            keras_gamma.callbacks.DecayGuard(plan),
             SaveProgress(folder, progress),
             *(
                 monitor(folder.directory, FLAGS.monitor_every, partial(probe, task))

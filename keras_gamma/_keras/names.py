@@ -22,4 +22,5 @@ from keras_gamma._keras.preservation import preserve_auto_names as preserve_auto
 from keras_gamma._keras.training import TracedStep as TracedStep
 from keras_gamma._keras.training import initial_epoch as initial_epoch
 from keras_gamma._keras.training import symbolic_build as symbolic_build
+from keras_gamma._keras.training import traced_before as traced_before
 from keras_gamma._keras.training import traced_steps as traced_steps

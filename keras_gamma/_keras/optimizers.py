@@ -56,11 +56,12 @@ def path_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> str:
     return next(str(v.path) for v in optimizer._trainable_variables if v.value is variable)
 
 
-def stand_in(variable: keras.Variable, shape: tuple[int, ...], value: float) -> keras.Variable:
+def stand_in(
+    variable: keras.Variable, shape: tuple[int, ...], value: Any, dtype: str = "float32"
+) -> keras.Variable:
     """A new variable of another shape that has the name and path of `variable`."""
-    new = keras.Variable(
-        keras.ops.full(shape, value, dtype="float32"), trainable=True, name=variable.name
-    )
+    content = keras.ops.broadcast_to(keras.ops.convert_to_tensor(value, dtype), shape)
+    new = keras.Variable(content, trainable=True, dtype=dtype, name=variable.name)
     new._path = variable.path
     return new
 

@@ -2,8 +2,8 @@
 
 Private names used here, and why there is no public way:
 
-* `_list_all_concrete_functions` of TensorFlow's functions: the training steps that were traced
-  already, which `fit` will run again whatever has been set since.
+* `_list_all_concrete_functions` of TensorFlow's functions, `_cache_size` of JAX's: the training
+  steps that were traced already, which `fit` will run again whatever has been set since.
 * `Model._symbolic_build`, `Model._initial_epoch`: what `fit` does before it trains, and the epoch
   that `BackupAndRestore` tells it to begin with.
 """
@@ -20,8 +20,8 @@ class TracedStep:
     """A training step that TensorFlow has traced: what it does to which variable.
 
     Args:
-        uses: dict from the path of each trainable variable to a `Counter` of the types of the
-            graph's operations that take it.
+        uses: dict from the place of each trainable variable (two may have one path) to a
+            `Counter` of the types of the graph's operations that take it.
         constants: `Counter` of the constants in the graph.
     """
 
@@ -35,14 +35,14 @@ class TracedStep:
         self.constants = collections.Counter(
             node.attr["value"].SerializeToString() for node in nodes if node.op == "Const"
         )
-        paths = {}
-        for variable in model.trainable_variables:
+        places = {}
+        for place, variable in enumerate(model.trainable_variables):
             raw = variable.value
             for replica in getattr(raw, "values", (raw,)):
-                paths[id(replica.handle)] = variable.path
-        inside = {id(i): paths[id(o)] for o, i in graph.captures if id(o) in paths}
-        self.uses: dict[str, collections.Counter[str]] = {
-            path: collections.Counter() for path in paths.values()
+                places[id(replica.handle)] = place
+        inside = {id(i): places[id(o)] for o, i in graph.captures if id(o) in places}
+        self.uses: dict[int, collections.Counter[str]] = {
+            place: collections.Counter() for place in places.values()
         }
         for operation in graph.get_operations():
             for tensor in operation.inputs:
@@ -70,7 +70,7 @@ def traced_steps(model: keras.Model) -> list[tuple[TracedStep, TracedStep]] | No
     steps: list[tuple[TracedStep, TracedStep]] = []
     try:
         # The first fetches a batch (or several), the second is the step on it.
-        for concrete in functions[:2][-1]._list_all_concrete_functions():
+        for concrete in _run_again(functions[:2][-1]):
             old = TracedStep(model, concrete)
             model.make_train_function(force=True)
             fresh = list(_traceable_functions(model.train_function))[:2][-1]
@@ -78,6 +78,57 @@ def traced_steps(model: keras.Model) -> list[tuple[TracedStep, TracedStep]] | No
     finally:
         model.train_function = kept
     return steps
+
+
+def _run_again(function: Any) -> list[Any]:
+    """The concrete functions behind TensorFlow's `function` that will be run again.
+
+    A step that builds layers is traced twice: the first trace makes the variables, and is not used
+    after that.
+    """
+    traced = list(function._list_all_concrete_functions())
+    later = [
+        concrete
+        for concrete in traced
+        if all(node.type != "VarIsInitializedOp" for node in concrete.graph.get_operations())
+    ]
+    return later or traced
+
+
+def traced_before(model: keras.Model) -> bool | None:
+    """Whether the training step that `fit` will run was traced already; `None`: cannot be seen."""
+    function = getattr(model, "train_function", None)
+    if function is None or model.run_eagerly:
+        return False
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return None if model.jit_compile else False
+    if backend == "jax":
+        compiled = list(_closures_with(function, "_cache_size"))
+        if not compiled:  # Not compiled at all.
+            return None if model.jit_compile else False
+        return any(one._cache_size() for one in compiled)
+    functions = list(_traceable_functions(function))
+    if not functions:
+        return None
+    return any(one._list_all_concrete_functions() for one in functions)
+
+
+def _closures_with(function: Any, attribute: str) -> Iterator[Any]:
+    """What the closures of `function` hold that has `attribute`."""
+    todo, seen = [function], set()
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if hasattr(one, attribute):
+            yield one
+            continue
+        for cell in getattr(one, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # An empty cell.
+                if callable(cell.cell_contents):
+                    todo.append(cell.cell_contents)
 
 
 def _traceable_functions(function: Any, seen: set[int] | None = None) -> Iterator[Any]:

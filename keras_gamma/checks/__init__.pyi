@@ -1,6 +1,7 @@
-from .auditing import Audit as Audit
-from .auditing import AuditEntry as AuditEntry
+from .audit_report import Audit as Audit
+from .audit_report import AuditEntry as AuditEntry
 from .auditing import audit as audit
+from .guard import DecayGuard as DecayGuard
 from .verification import Agreement as Agreement
 from .verification import Evidence as Evidence
 from .verification import Verification as Verification

@@ -1,76 +1,146 @@
-"""What really acts on γ in a training step: penalties, and steps that were traced before."""
+"""What acts on each trainable variable: measured on small stand-ins, without touching the model."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import penalties
-from keras_gamma.decay.shrinkage import mean, small
+from keras_gamma.checks import resolution
+from keras_gamma.decay import penalties, shrinkage
+from keras_gamma.decay.inner_optimizers import has_factors, holds_several
 
 _ELEMENTWISE = (keras.regularizers.L1L2, keras.regularizers.L1, keras.regularizers.L2,
                 penalties.UnitOffsetL2)  # fmt: skip
+_STEP = 2.0**-4  # A central difference is exact for L1 and L2.
 
 
-class _Penalized(keras.Model):
-    """A model of nothing but variables with penalties: its loss is the penalties."""
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What shrinks one variable.
 
-    def __init__(self, variables):
-        super().__init__(dtype="float32")
-        self.held = list(variables)
+    Args:
+        pull: float, the gradient of its penalty where γ = 1.
+        decay: float, the share that weight decay takes off, by η; `None` if it was not measured.
+        strength: float, the same without exclusions and factors.
+        why_not: string: why the decay was not measured.
+        lost: string: what shrinks it on paper, but rounds to nothing in the variable's dtype.
+    """
 
-    def call(self, x):
-        return x
-
-
-def pulls(variables):
-    """The gradient of each variable's penalty where γ = 1; found by a step of SGD, η = 1."""
-    found, penalized = [0.0] * len(variables), []
-    for i, variable in enumerate(variables):
-        regularizer = variable.regularizer
-        if regularizer is None:
-            continue
-        # Other regularizers may depend on the shape.
-        shape = small(variable) if type(regularizer) in _ELEMENTWISE else variable.shape
-        start = 0.0 if isinstance(regularizer, penalties.UnitOffsetL2) else 1.0
-        stand_in = _keras.stand_in(variable, shape, start)
-        stand_in.regularizer = regularizer
-        penalized.append((i, start, stand_in))
-    if not penalized:
-        return found
-    model = _Penalized([stand_in for _, _, stand_in in penalized])
-    model.compile(
-        keras.optimizers.SGD(1.0),
-        lambda y, p: 0.0 * keras.ops.sum(p),
-        run_eagerly=True,
-        jit_compile=False,
-        auto_scale_loss=False,
-    )
-    model.train_on_batch(keras.ops.zeros((1, 1)), keras.ops.zeros((1, 1)))
-    for i, start, stand_in in penalized:
-        found[i] = start - mean(stand_in)
-    return found
+    pull: float
+    decay: float | None = None
+    strength: float = 0.0
+    why_not: str = ""
+    lost: str = ""
 
 
-def check_step(model):
-    """Ids of variables that a traced step treats by old settings; disagreements; notes."""
-    stale: set[int] = set()
-    problems: list[str] = []
-    notes: list[str] = []
-    for method in ("train_step", "compute_loss"):
-        if getattr(type(model), method) is not getattr(keras.Model, method):
-            notes.append(f"{type(model).__name__}.{method} is its own; does it add model.losses?")
-    steps = _keras.traced_steps(model)
-    if steps is None:
-        notes.append(
-            "the training step is compiled already, and this backend does not show it: what was "
-            "set since (by other means than keras_gamma, which drops it) waits for model.compile."
+def effects(
+    variables: Sequence[keras.Variable], optimizer: Any, thorough: bool = True
+) -> list[Effect]:
+    """Measures an `Effect` for each of `variables`.
+
+    Best called `apart` from all scopes, for it makes variables.
+
+    Args:
+        variables: the trainable variables of a model.
+        optimizer: what the model is compiled with, or `None`.
+        thorough: bool, whether to ask Keras' optimizers (and ours) about each variable. Else one
+            stands for all of its kind: of its rank, on the exclude list or not, with its factor.
+            Other optimizers are always asked about each.
+    """
+    pulls: dict[Any, float] = {}
+    found = {}
+    for variable in variables:
+        key = id(variable) if thorough else _penalty_key(variable)
+        if key not in pulls:
+            pulls[key] = pull(variable)
+        found[id(variable)] = Effect(pulls[key], why_not="the model is not compiled")
+    if optimizer is None:
+        return list(found.values())
+    if holds_several(optimizer):
+        reason = f"{type(optimizer).__name__} is not built, so who decays it is not known"
+        found = {key: dataclasses.replace(one, why_not=reason) for key, one in found.items()}
+    for part, own in shrinkage.shared_out(optimizer, variables):
+        for variable, effect in zip(own, _decayed(part, own, found, thorough), strict=True):
+            found[id(variable)] = effect
+    return [found[id(v)] for v in variables]
+
+
+def _decayed(
+    optimizer: Any, variables: list[keras.Variable], before: dict[int, Effect], thorough: bool
+) -> list[Effect]:
+    """The effects on the variables of one optimizer."""
+    known = [before[id(v)] for v in variables]
+    name = type(optimizer).__name__
+    if not variables:
+        return known
+    if not shrinkage.is_measurable(optimizer):
+        reason = (
+            f"{name} computes each weight anew from its accumulators, so that no decay of the "
+            "weight lasts"
         )
-        return stale, problems, notes
-    for old, new in steps:
-        changed = {path for path in new.uses if old.uses.get(path) != new.uses[path]}
-        stale |= {id(v) for v in model.trainable_variables if v.path in changed}
-        if not changed and new.constants - old.constants:
-            problems.append(
-                "the training step that fit has traced holds other constants than one traced now "
-                "would: a strength was changed since. Call model.compile again"
-            )
-    return stale, list(dict.fromkeys(problems)), notes
+        return [dataclasses.replace(one, why_not=reason) for one in known]
+    each = thorough or not _is_known(optimizer)
+    kinds = [id(v) if each else _decay_key(optimizer, v) for v in variables]
+    one_of_each = dict(zip(kinds, variables, strict=True))
+    try:
+        tried = list(one_of_each.values())
+        by_kind = dict(zip(one_of_each, shrinkage.decays(optimizer, tried), strict=True))
+        strengths = dict(zip(one_of_each, shrinkage.decays(optimizer, tried, True), strict=True))
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        reason = f"{name} could not be tried out on a copy ({type(error).__name__}: {text})"
+        return [dataclasses.replace(one, why_not=reason) for one in known]
+    taken, bare = [by_kind[kind] for kind in kinds], [strengths[kind] for kind in kinds]
+    lost = resolution.lost(optimizer, variables, [one.pull for one in known], taken)
+    return [
+        Effect(one.pull, decay, strength, "", loss)
+        for one, decay, strength, loss in zip(known, taken, bare, lost, strict=True)
+    ]
+
+
+def _penalty_key(variable: keras.Variable) -> Any:
+    """The same for variables whose penalties are the same."""
+    regularizer = variable.regularizer
+    if regularizer is None:
+        return None
+    if type(regularizer) not in _ELEMENTWISE:
+        return id(variable)
+    config = tuple(sorted(regularizer.get_config().items()))
+    return type(regularizer), config, len(variable.shape)
+
+
+def _is_known(optimizer: Any) -> bool:
+    """Whether what `_decay_key` holds is all that the optimizer asks of a variable."""
+    # `ln/gamma#2` is the second variable of that path: they are told apart by counting all of them.
+    numbered = any("#" in path for path in getattr(optimizer, "decay", None) or ())
+    return type(optimizer).__module__.startswith(("keras.", "keras_gamma.")) and not numbered
+
+
+def _decay_key(optimizer: Any, variable: keras.Variable) -> Any:
+    """The same for variables that a Keras optimizer, or one of ours, decays alike."""
+    factor = optimizer.factor(variable) if has_factors(optimizer) else 1.0
+    by_path = variable.path if hasattr(optimizer, "exclude_layers") else ""  # Muon's
+    written_over = bool(getattr(variable, "overwrite_with_gradient", False))
+    is_decayed = _keras.is_decayed(optimizer, variable)
+    return len(variable.shape), is_decayed, factor, by_path, written_over
+
+
+def pull(variable: keras.Variable) -> float:
+    """The gradient of a variable's penalty where γ = 1, as a mean over its elements."""
+    regularizer = variable.regularizer
+    if regularizer is None:
+        return 0.0
+    # Other regularizers may depend on the shape.
+    elementwise = type(regularizer) in _ELEMENTWISE
+    shape = shrinkage.small(variable) if elementwise else tuple(variable.shape)
+    start = 0.0 if isinstance(regularizer, penalties.UnitOffsetL2) else 1.0
+
+    def penalty(value: float) -> float:
+        content = keras.ops.full(shape, value, dtype="float32")
+        return float(keras.ops.convert_to_numpy(regularizer(content)))
+
+    slope = (penalty(start + _STEP) - penalty(start - _STEP)) / (2 * _STEP)
+    return slope / math.prod(shape)

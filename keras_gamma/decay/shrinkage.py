@@ -1,35 +1,112 @@
 """What an optimizer's weight decay really does to a variable: asked of the optimizer itself."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay.inner_optimizers import has_factors
+from keras_gamma.decay.inner_optimizers import has_factors, holds_several, parts
 from keras_gamma.decay.inner_optimizers import unwrap as unwrap
 
+# Where a Keras optimizer keeps the strength of its weight decay; Muon has both.
+STRENGTHS = ("weight_decay", "adam_weight_decay")
 
-def is_measurable(optimizer):
+
+def shared_out(
+    optimizer: Any, variables: Iterable[keras.Variable]
+) -> list[tuple[Any, list[keras.Variable]]]:
+    """Which optimizer updates which of `variables`.
+
+    Args:
+        optimizer: a Keras optimizer, also a `LossScaleOptimizer` or a `MultiOptimizer`.
+        variables: iterable of `keras.Variable`.
+
+    Returns:
+        A list of pairs of an optimizer that holds no other, and a list of variables. Variables
+        that a `MultiOptimizer` which is not built has not shared out yet are in none.
+    """
+    variables = list(variables)
+    if not holds_several(optimizer):
+        return [(one, variables) for one in parts(optimizer)]
+    found = []
+    for one in parts(optimizer):
+        own = {id(v) for v in _keras.variables_of(one)} if one.built else set()
+        found.append((one, [v for v in variables if id(v) in own]))
+    return found
+
+
+def is_measurable(optimizer: Any) -> bool:
     """Whether a step without gradients shows the decay: Ftrl computes each weight anew."""
     return not isinstance(optimizer, keras.optimizers.Ftrl)
 
 
-def decays_at_all(optimizer):
-    """Whether an optimizer has a weight decay; Muon has a second one, for what is no matrix."""
-    return bool(optimizer.weight_decay or getattr(optimizer, "adam_weight_decay", None))
+def number(value: Any, optimizer: Any) -> float:
+    """A strength or a learning rate, as it is now: of a number, a variable or a schedule."""
+    if value is None:
+        return 0.0
+    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        value = value(optimizer.iterations)
+    elif callable(value) and not isinstance(value, keras.Variable):
+        value = value()
+    return float(keras.ops.convert_to_numpy(value))
 
 
-def acts_on(optimizer, variable):
+def strengths(optimizer: Any) -> dict[str, float]:
+    """The strengths that an optimizer's weight decay has now, by name; without those of 0."""
+    found = {name: number(getattr(optimizer, name, None), optimizer) for name in STRENGTHS}
+    return {name: strength for name, strength in found.items() if strength}
+
+
+def decays_at_all(optimizer: Any) -> bool:
+    """Whether an optimizer has a weight decay of its own."""
+    return bool(strengths(optimizer))
+
+
+def acts_on(optimizer: Any, variable: keras.Variable) -> bool:
     """Whether `optimizer`, unwrapped, says that its weight decay acts on `variable`."""
     if not decays_at_all(optimizer) or not _keras.is_decayed(optimizer, variable):
         return False
     return not has_factors(optimizer) or optimizer.factor(variable) > 0
 
 
-def small(variable):
+def small(variable: keras.Variable) -> tuple[int, ...]:
     """A shape of the same rank; optimizers treat matrices and vectors differently."""
     return (2,) * len(variable.shape)
 
 
-def decays(optimizer, variables, bare=False):
+def copy(optimizer: Any, learning_rate: float, bare: bool = False) -> Any:
+    """A new optimizer that decays as `optimizer` does, in single steps, without state.
+
+    Args:
+        optimizer: a Keras optimizer, unwrapped.
+        learning_rate: float, of the copy.
+        bare: bool, whether to leave out the factors per variable of `keras_gamma.optimizers`.
+
+    Raises:
+        Exception: whatever the optimizer's `get_config` or `from_config` raises.
+    """
+    # Of the class: on the instance, keras_gamma warns of what a config does not hold.
+    config = dict(type(optimizer).get_config(optimizer))
+    config["learning_rate"] = learning_rate
+    for name in ("clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps",
+                 "loss_scale_factor"):  # fmt: skip
+        if name in config:
+            config[name] = None
+    if "use_ema" in config:
+        config["use_ema"] = False
+    if bare and has_factors(optimizer):
+        config["decay"] = None
+    made = type(optimizer).from_config(config)
+    # A strength may follow the count of steps.
+    made.iterations.assign(keras.ops.convert_to_numpy(optimizer.iterations))
+    for name in STRENGTHS:  # Some optimizer's `get_config` may forget it.
+        if strengths(made).get(name) != strengths(optimizer).get(name):
+            setattr(made, name, getattr(optimizer, name))
+    return made
+
+
+def decays(optimizer: Any, variables: Sequence[keras.Variable], bare: bool = False) -> list[float]:
     """The share of each variable that a step with gradients of zero takes off, by η.
 
     Args:
@@ -41,27 +118,22 @@ def decays(optimizer, variables, bare=False):
     Returns:
         A list of floats, in the units of `weight_decay`.
     """
-    config = dict(type(optimizer).get_config(optimizer))
     # So large a learning rate that half of w goes: in float32, little would be lost in the 1.
-    eta = 0.5 / optimizer.weight_decay if optimizer.weight_decay else 0.125
-    config["learning_rate"] = eta
-    for name in ("clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps",
-                 "loss_scale_factor"):  # fmt: skip
-        if name in config:
-            config[name] = None
-    if "use_ema" in config:
-        config["use_ema"] = False
-    if bare and has_factors(optimizer):
-        config["decay"] = None
-    copy = type(optimizer).from_config(config)
+    eta = 0.5 / max([*map(abs, strengths(optimizer).values())] or [4.0])
+    made = copy(optimizer, eta, bare)
     stand_ins = [_keras.stand_in(variable, small(variable), 1.0) for variable in variables]
-    copy.build(stand_ins)
+    made.build(stand_ins)
     if not bare:
-        _keras.copy_exclusions(optimizer, copy, zip(variables, stand_ins, strict=True))
-    copy.apply([keras.ops.zeros(s.shape) for s in stand_ins], stand_ins)
+        _keras.copy_exclusions(optimizer, made, zip(variables, stand_ins, strict=True))
+    made.apply([keras.ops.zeros(s.shape) for s in stand_ins], stand_ins)
     shares = [(1.0 - mean(stand_in)) / eta for stand_in in stand_ins]
-    return [0.0 if abs(share * eta) < 1e-6 else share for share in shares]
+    # What float8 training keeps beside a kernel is written over by its "gradient".
+    written_over = [getattr(v, "overwrite_with_gradient", False) for v in variables]
+    return [
+        0.0 if over or abs(share * eta) < 1e-6 else share
+        for share, over in zip(shares, written_over, strict=True)
+    ]
 
 
-def mean(variable):
+def mean(variable: Any) -> float:
     return float(keras.ops.convert_to_numpy(variable).astype("float64").mean())

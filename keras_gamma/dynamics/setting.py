@@ -98,7 +98,7 @@ def _decays(optimizer: Any, variables: list[keras.Variable]) -> tuple[list[Decay
         return nothing, []
     if _keras.inside_a_strategy():
         return nothing, ["the decay of the kernels is not measured inside strategy.scope()"]
-    pairs = zip(effects.pulls(variables), decays(optimizer, variables), strict=True)
+    pairs = zip(map(effects.pull, variables), decays(optimizer, variables), strict=True)
     return list(pairs), []
 
 

@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import pathlib
+import subprocess
+import sys
 import zipfile
 
 import keras
@@ -212,6 +216,30 @@ def test_foreign_records_in_an_archive(tmp_path, content):
     with pytest.raises((ValueError, TypeError)) as error:
         keras_gamma.load_model(path)
     assert len(str(error.value)) > 15
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("missing.keras", "No such file"),
+        ("folder.keras", "is a directory without a model"),
+        ("text.keras", "is not a .keras archive"),
+    ],
+)
+def test_the_command_line_answers_before_a_backend_is_loaded(tmp_path, name, says):
+    """There is no such backend here, and nobody asks for it."""
+    (tmp_path / "folder.keras").mkdir()
+    (tmp_path / "text.keras").write_text("no archive")
+    run = subprocess.run(
+        [sys.executable, "-m", "keras_gamma", str(tmp_path / name)],
+        env={**os.environ, "KERAS_BACKEND": "none_such"},
+        cwd=pathlib.Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert says in run.stderr and len(run.stderr.splitlines()) == 1
 
 
 # An error in the middle -----------------------------------------------------------------------

@@ -86,6 +86,15 @@ def test_scripts_run_before_and_after_the_change(diff, side, tmp_path, monkeypat
         assert found != gammas
 
 
+def test_audit_and_guard():
+    """The blocks assert what they say."""
+    text = (DOCS / "audit.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(compile(block, "audit.md", "exec"), names)
+    assert names["guard"].audit.ok and len(names["audit"]) == 4
+
+
 def test_links_between_documents():
     for path in [*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
