@@ -13,7 +13,7 @@ from keras_gamma.checks.audit_report import Audit
 _LINES = 12
 
 
-class DecayGuard(keras.callbacks.Callback):
+class DecayGuard(keras.callbacks.Callback):  # type: ignore[misc, unused-ignore]
     """Stops `fit` before its first step if what really shrinks is not what was decided.
 
     It asks what `keras_gamma.audit` asks: a copy of the optimizer takes a step on small stand-ins
