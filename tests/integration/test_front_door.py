@@ -66,7 +66,7 @@ def test_the_facades_hold_only_what_a_room_defines(module):
     assert facade.__all__
     for name in facade.__all__:
         assert getattr(facade, name).__module__.startswith(
-            ("keras_gamma.decay.", "keras_gamma.dynamics.")
+            ("keras_gamma.decay.", "keras_gamma.checks.", "keras_gamma.dynamics.")
         )
 
 
