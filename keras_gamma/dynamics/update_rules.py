@@ -101,6 +101,8 @@ class UpdateRule:
             return None
         if self.kind == "adam":
             return equilibrium.adamw_norm(learning_rate, decoupled, size)
+        if gradient is None:
+            return None
         decay = coupled + decoupled * (1 - self.momentum)
         return equilibrium.sgd_coupled_norm(learning_rate, decay, gradient, self.momentum)
 

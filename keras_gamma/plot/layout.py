@@ -110,7 +110,7 @@ def _condense(
     edges = []
     skips = {(index, join.skip) for index, join in joins.items() if join.residual}
     for join in joins.values():
-        if join.residual and join.skip != join.fork:
+        if join.skip is not None and join.fork is not None and join.skip != join.fork:
             path = graph.between(join.fork, join.skip) | {join.fork}
             skips |= {(i, s) for i in path for s in graph.nodes[i].inputs if s in path}
     kinds = (Kind.INPUT, Kind.NORM, Kind.SUM, Kind.ATTENTION, Kind.OPAQUE)
@@ -137,7 +137,7 @@ def _condense(
 def _choose_lanes(graph: Graph, joins: Mapping[int, Join], boxes: Mapping[int, Box]) -> None:
     """A branch lies to the right of its skip: one lane for each join that a box is inside of."""
     for join in joins.values():
-        if not join.residual or join.merged_into is not None:
+        if join.skip is None or join.fork is None or join.merged_into is not None:
             continue
         skip = graph.between(join.fork, join.skip) if join.skip != join.fork else set()
         taken = set(skip)

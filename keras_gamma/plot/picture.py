@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_gamma.decay.decoupled import DecayEntry, DecayPlan
+from keras_gamma.decay.decay_plan import DecayEntry, DecayPlan
 from keras_gamma.decay.plan import GammaPlan, PlanEntry
 from keras_gamma.network.calls import NormCall
 from keras_gamma.network.inputs import trace
