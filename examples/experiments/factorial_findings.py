@@ -15,6 +15,7 @@ Row = Mapping[str, Any]
 Designs = dict[Cell, Design]
 
 PRESETS = {"none": NONE, "all": ALL, "guidelines": GUIDELINES}
+ALL_BUT_INTERIOR = "1101"
 LAST, SHORTCUT, INTERIOR, TRUNK = map(str, ROLES)
 TRAINED = 60.0  # A run below this share of right answers has not trained, in per cent.
 

@@ -1,6 +1,8 @@
 """The factorial experiment: its engine is `model.fit`, and its statistics are right."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -14,6 +16,7 @@ from examples.experiments import (
     factorial_cells,
     factorial_engine,
     factorial_plan,
+    factorial_report,
     factorial_sections,
     factorial_statistics,
 )
@@ -249,4 +252,47 @@ def test_the_binaries_tell_the_dose():
     assert told == "Dose 0.75: decay alone would leave 47.24% of a decayed γ."
     told = tell_dose("adamw", "decoupled", 0.05, lambda step: 1e-3, 1000, 0.9)
     assert told.startswith("Dose 0.05: ")
+    assert "cost accuracy" in tell_dose("sgd", "coupled", 0.1, lambda step: 0.05, 300, 0.9)
     assert "none can be told" in tell_dose("adam", "coupled", 5e-3, lambda step: 0.05, 300, 0.9)
+
+
+def test_the_numbers_of_the_docs_come_from_the_rows():
+    """`python examples/experiments/factorial_report.py` mends it."""
+    rows = factorial_report.read(factorial_report.ROWS)
+    text = factorial_report.EVIDENCE.read_text(encoding="utf-8")
+    shown = text.split(factorial_report.BEGIN)[1].split(factorial_report.END)[0]
+    assert shown.strip() == factorial_report.tables(rows)
+
+
+def test_rows_are_those_of_the_plan_and_runs_can_be_had_again():
+    rows = factorial_report.read(factorial_report.ROWS)
+    planned = [tuple(job.values()) for job in factorial_plan.test()]
+    names = list(next(factorial_plan.test()))
+    done = [tuple(row[name] for name in names) for row in rows]
+    # In the order of the plan, up to where the time was over.
+    assert done == planned[: len(done)]
+    # "none" does not depend on the dose, so that cells of one depth have its runs twice.
+    seen = {}
+    for row in rows:
+        if row["arm"] == factorial_cells.NONE:
+            place = (row["depth"], row["rate"], row["seed"])
+            assert seen.setdefault(place, row["accuracy"]) == row["accuracy"]
+    assert len(seen) >= 16
+
+
+@pytest.mark.slow
+def test_the_ablation_crosses_roles(tmp_path):
+    flags = ["--design=factorial", "--roles=residual_last", "--seeds=2", "--epochs=1"]
+    flags += ["--model=resnet8_v1", "--width=4", "--limit_examples=160", "--monitor_every=2"]
+    flags += ["--warmup_epochs=0", f"--output_dir={tmp_path}"]
+    command = [sys.executable, str(ROOT / "examples" / "ablation.py")]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 seeds, if a main effect varies by 0.5 points" in done.stdout
+    assert "[4/4]" in done.stdout and "0 min left" in done.stdout
+    report = (tmp_path / "report.md").read_text()
+    for heading in ("## Effects", "## Presets", "| residual_last | "):
+        assert heading in report
+    assert (tmp_path / "effects.png").exists()
+    wrong = subprocess.run([*command, *flags, "--roles=stem"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "'stem' is no role" in wrong.stderr
