@@ -11,6 +11,7 @@ Private names used here, and why there is no public way:
 * `Layer._maybe_build`: a layer that builds itself calls its parts on symbolic tensors of its own;
   those calls are Keras'.
 * `Layer.__call__` (public) is replaced to leave out what it does around a simple layer's `call`,
+  `KerasTensor.__jax_array__` is hidden, which refuses `array * symbol` on JAX,
   `Layer.add_loss` (public) because Keras takes no symbolic loss, and the operators of
   `keras.Variable` (public) because `variable * x` goes straight to the backend.
 """
@@ -156,6 +157,17 @@ def _maybe_build(original: Callable[..., Any]) -> Callable[..., Any]:
     return maybe_build
 
 
+def _hidden(original: Any) -> Any:
+    """An attribute that is not there in this context: JAX then leaves `array * symbol` to Keras."""
+
+    def get(self: Any) -> Any:
+        if _active() is None:
+            return original.__get__(self)
+        raise AttributeError("hidden while a trace is made")
+
+    return property(get)
+
+
 def _operator(name: str) -> Callable[..., Any]:
     reflected = f"__{name[3:]}" if name.startswith("__r") else f"__r{name[2:]}"
 
@@ -173,6 +185,7 @@ def _operator(name: str) -> Callable[..., Any]:
 # What is replaced: where, its name, and a function from what is there to what stands in for it.
 _PATCHES: tuple[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]], ...] = (
     *((keras.Variable, name, _operator(name)) for name in _OPERATORS),
+    (keras.KerasTensor, "__jax_array__", _hidden),
     (keras.Layer, "add_loss", _add_loss),
     (Operation, "symbolic_call", _symbolic_call),
     (keras.Layer, "symbolic_call", _symbolic_call),

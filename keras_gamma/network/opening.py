@@ -133,9 +133,11 @@ class Opener:
             cause = error
         raw = open_raw(self._writer)
         if raw is not None:
-            opened = self._writer.attempt(lambda: self._on_raw_code(raw, layer, args, kwargs))
-            if opened is not None:
-                return opened
+            try:
+                return self._on_raw_code(raw, layer, args, kwargs)
+            except Exception as error:
+                self._recording.forget_since(mark)
+                cause = error
         return self._on_opaque_layer(layer, cause, args, kwargs)
 
     def _call_of(self, layer: keras.Layer) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from keras.src.layers import layer as layer_module
 import keras_gamma
 from keras_gamma._keras import interception
 
-OWNERS = (keras.Variable, keras.Layer, keras.Operation, layer_module)
+OWNERS = (keras.Variable, keras.KerasTensor, keras.Layer, keras.Operation, layer_module)
 
 
 class Handler:
