@@ -153,10 +153,9 @@ def decoupled_from_coupled(
         return decay * share / (1.0 - m)
     eta = _check_rate(learning_rate)
     s = eta * decay * share
-    # r² − b·r + c = 0, with r = 1 − d: d² − (2 − b)·d + (1 − b + c) = 0, the smaller d.
-    b, c = ((1 + m) * (1 - s), m * (1 - s)) if nesterov else (1 + m - s, m)
-    p, q = 2 - b, 1 - b + c
-    under = p * p - 4 * q
+    # With r = 1 − d both equations are d² − p·d + s = 0, of which the smaller root is wanted.
+    p = 2 - (1 + m) * (1 - s) if nesterov else 1 - m + s
+    under = p * p - 4 * s
     if under < 0 or s > (1 if nesterov else 1 + m):
         raise ValueError(
             f"With learning_rate·weight_decay = {s:.4g} and momentum {m:g}, coupled decay "
@@ -164,7 +163,7 @@ def decoupled_from_coupled(
             f"weight_decay={weight_decay!r}, learning_rate={learning_rate!r}."
         )
     # Not (p − √under)/2, which loses all digits where s is small.
-    return 2 * q / (p + math.sqrt(under)) / eta if q else 0.0
+    return 2 * s / (p + math.sqrt(under)) / eta
 
 
 def coupled_from_decoupled(

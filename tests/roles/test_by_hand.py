@@ -612,6 +612,135 @@ def a_softmax_of_a_norm_at_the_output(d):
     return d.softmax(d.conv(d.norm(d.input(), "norm")))
 
 
+@draws(a="residual_last")
+def a_condition_is_added_first(d):
+    """c + x is linear in x: in whatever order, x is what the branch is added to."""
+    c, x = d.input(), d.input()
+    return d.add(d.add(c, x), d.norm(d.mlp(x), "a"))
+
+
+@draws(a="residual_last")
+def a_part_that_is_not_residual_with_a_fork_of_its_own(d):
+    x = d.input()
+    y = d.relu(d.conv(x))
+    return d.add(x, d.add(d.relu(d.norm(d.conv(y), "a")), d.relu(d.conv(y))))
+
+
+@draws(a="other")
+def a_chain_cut_by_a_pooling(d):
+    x = d.input()
+    return d.add(x, d.pool(d.add(d.relu(d.norm(d.conv(x), "a")), d.mlp(x))))
+
+
+@draws(local="other")
+def worked_on_queries_of_fused_attention_are_no_work_on_the_values(d):
+    v = d.conv(d.input())
+    worked = d.relu(d.conv(v))
+    return d.conv(d.add(d.attention(worked, v, v), d.norm(d.conv(v), "local")))
+
+
+@draws(local="other")
+def worked_on_keys_of_fused_attention_are_no_work_on_the_values(d):
+    v = d.conv(d.input())
+    worked = d.relu(d.conv(v))
+    return d.conv(d.add(d.attention(v, worked, v), d.norm(d.conv(v), "local")))
+
+
+@draws(start="trunk")
+def within_an_operand_of_a_sum_without_a_skip(d):
+    """Only branches of residual joins make a join an inner one."""
+    x = d.input()
+    h = d.norm(d.conv(x), "start")
+    return d.add(d.relu(d.conv(d.add(h, d.mlp(h)))), d.mlp(d.relu(x)))
+
+
+@draws(first="residual_last", ln="residual_last")
+def an_inner_join_in_the_second_block(d):
+    x = d.input()
+    x = d.add(x, d.mlp(d.norm(x, "first")))
+    h = d.conv(d.norm(x, "ln"))
+    return d.add(x, d.conv(d.gelu(d.add(h, d.conv(h)))))
+
+
+@draws(start="trunk", skip="shortcut", post="residual_last")
+def it_starts_where_the_outer_one_does_and_norms_follow(d):
+    x = d.norm(d.conv(d.input()), "start")
+    branch = d.conv(d.norm(d.add(x, d.mlp(x)), "post"))
+    return d.add(d.norm(d.conv(x), "skip"), branch)
+
+
+@draws(key="other")
+def a_key_norm_in_front_of_fused_attention(d):
+    x = d.input()
+    return d.attention(x, d.norm(x, "key"), x)
+
+
+@draws(query="other")
+def a_query_norm_in_front_of_fused_attention_at_the_output(d):
+    x = d.input()
+    return d.attention(d.norm(x, "query"), x, x)
+
+
+@draws(start="trunk", last="residual_last")
+def a_residual_sum_as_the_value_of_fused_attention(d):
+    x = d.norm(d.conv(d.input()), "start")
+    y = d.add(x, d.norm(d.mlp(x), "last"))
+    z = d.input()
+    return d.attention(z, z, y)
+
+
+@draws(start="trunk", last="residual_last")
+def a_sigmoid_with_weights_behind_it_is_no_gate(d):
+    """So what it is made of is a join."""
+    x = d.norm(d.conv(d.input()), "start")
+    y = d.add(x, d.norm(d.mlp(x), "last"))
+    return d.times(d.input(), d.conv(d.sigmoid(y)))
+
+
+@draws(start="trunk", last="residual_last")
+def a_sigmoid_that_multiplies_nothing(d):
+    x = d.norm(d.conv(d.input()), "start")
+    return d.conv(d.sigmoid(d.add(x, d.norm(d.mlp(x), "last"))))
+
+
+@draws(start="trunk", last="residual_last")
+def a_sigmoid_that_an_activation_reads(d):
+    x = d.norm(d.conv(d.input()), "start")
+    y = d.sigmoid(d.add(x, d.norm(d.mlp(x), "last")))
+    return d.times(d.relu(y), d.input())
+
+
+@draws(start="trunk", last="residual_last")
+def a_softmax_that_an_activation_reads(d):
+    x = d.norm(d.conv(d.input()), "start")
+    y = d.softmax(d.add(x, d.norm(d.mlp(x), "last")))
+    return d.times(d.relu(y), d.input())
+
+
+@draws(q="other", post="trunk")
+def logits_of_a_softmax_that_is_read_twice(d):
+    """What it weighs is one reader, a norm the other."""
+    x = d.input()
+    q = d.norm(d.conv(x), "q")
+    weights = d.softmax(d.add(d.times(q, d.conv(x)), d.conv(q)))
+    return d.times(weights, d.conv(x)), d.norm(d.conv(weights), "post")
+
+
+@draws(q="other")
+def logits_and_a_mix_of_heads_behind_the_softmax(d):
+    x = d.input()
+    q = d.norm(d.conv(x), "q")
+    weights = d.conv(d.softmax(d.add(d.times(q, d.conv(x)), d.conv(q))))
+    return d.times(weights, d.conv(x))
+
+
+@draws(gate="other")
+def a_gate_that_is_one_minus_a_sigmoid_of_a_sum(d):
+    x = d.input()
+    g = d.pool(d.sigmoid(d.add(x, d.norm(d.conv(x), "gate"))))
+    return d.times(d.conv(x), g)
+
+
 # --- the rest ----------------------------------------------------------------
 
 

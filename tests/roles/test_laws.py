@@ -197,6 +197,33 @@ def test_questions_about_graphs(graph, data):
     assert graph.consumers == [sorted(r) for r in readers]
 
 
+@settings(max_examples=300, deadline=None)
+@given(plain_graphs(), st.data())
+def test_dominators(graph, data):
+    """A node dominates another if without it no source leads there."""
+    a, b = (data.draw(st.integers(0, len(graph.nodes) - 1)) for _ in range(2))
+    reached = set()
+    for index, node in enumerate(graph.nodes):
+        if index != a and (not node.inputs or reached & set(node.inputs)):
+            reached.add(index)
+    assert graph._dominators.dominates(a, b) == (b not in reached)
+
+
+def test_spread_operands_of_a_chain():
+    d = Drawing()
+    x, c = d.input(), d.input()
+    inner = d.add(x, c, spread=(c,), group=1)
+    outer = d.add(e := d.conv(c), inner, d.mlp(x), spread=(e,), group=1)
+    join = find_joins(d.graph(outer))[outer]
+    assert set(join.operands) == {x, c, e, outer - 1}
+    assert join.spread == {c, e}
+    d = Drawing()
+    x, c = d.input(), d.input()
+    small = d.add(c, d.relu(c), group=1)
+    outer = d.add(small, x, spread=(small,), group=1)
+    assert find_joins(d.graph(outer))[outer].spread == {c, c + 1}
+
+
 # --- several verdicts --------------------------------------------------------
 
 
