@@ -1,6 +1,7 @@
 """`python -m keras_gamma MODEL.keras`: the residual roles of a saved model, as a table.
 
     python -m keras_gamma model.keras                      # the table of roles
+    python -m keras_gamma model.keras --every_row          # with no blocks folded
     python -m keras_gamma model.keras --json               # the same for programs
     python -m keras_gamma model.keras --apply --weight_decay=1e-4 --output=regularized.keras
     python -m keras_gamma model.keras --plot=roles.html    # a picture; also .png, .svg, .pdf
@@ -20,14 +21,28 @@ import pathlib
 import sys
 import warnings
 import zipfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from keras_gamma._backend import explain
 from keras_gamma._keras import quiet
 
-_FLAGS = flags.FlagValues()
+if TYPE_CHECKING:
+    import keras
+
+    from keras_gamma.decay.plan import GammaPlan
+    from keras_gamma.report.base import Report
+
+_FLAGS = flags.FlagValues()  # type: ignore[no-untyped-call, unused-ignore]
 _JSON = flags.DEFINE_bool("json", False, "Print JSON.", flag_values=_FLAGS)
+_EVERY_ROW = flags.DEFINE_bool(
+    "every_row",
+    False,
+    "Print a row for every variable; by default repeated blocks are folded into one.",
+    flag_values=_FLAGS,
+)
 _APPLY = flags.DEFINE_bool(
     "apply", False, "Set the regularizers and write the model to --output.", flag_values=_FLAGS
 )
@@ -93,7 +108,7 @@ class _UsageError(Exception):
     pass
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
@@ -123,7 +138,7 @@ class _Failure(Exception):
     pass
 
 
-def _parse(argv):
+def _parse(argv: Sequence[str]) -> tuple[str | None, tuple[int | None, ...] | None]:
     _FLAGS.unparse_flags()
     try:
         rest = _FLAGS(argv)[1:]
@@ -137,13 +152,15 @@ def _parse(argv):
     return rest[0], _shape(_INPUT_SHAPE.value)
 
 
-def _check_flags():
+def _check_flags() -> None:
     """Flags that do not go together are an error, never ignored."""
     modes = [flag for flag in ("apply", "verify", "audit", "golden", "plot") if _FLAGS[flag].value]
     if len(modes) > 1:
         raise _UsageError(f"--{modes[0]} and --{modes[1]} do not go together.")
     if _UPDATE.value and not _GOLDEN.value:
         raise _UsageError("--update is used with --golden.")
+    if _EVERY_ROW.value and (_JSON.value or _PLOT.value or (_GOLDEN.value and not _UPDATE.value)):
+        raise _UsageError("--every_row is used where a table is printed.")
     mode = "update" if _UPDATE.value else modes[0] if modes else "roles"
     allowed = {
         "apply": ("output", "weight_decay", "l2", "guidelines", "overwrite"),
@@ -160,7 +177,7 @@ def _check_flags():
         raise _UsageError(f"--{mode} needs exactly one of --weight_decay and --l2.")
 
 
-def _shape(words):
+def _shape(words: list[str] | None) -> tuple[int | None, ...] | None:
     if words is None:
         return None
     try:
@@ -169,12 +186,12 @@ def _shape(words):
         raise _UsageError(f"--input_shape takes sizes and 'none'. Received {words}.") from None
 
 
-def _help():
+def _help() -> str:
     _, _, listed = _FLAGS.get_help().partition(":\n")  # absl heads the list with a file's path.
     return f"{__doc__.strip()}\n\nFlags:\n{listed}"
 
 
-def _run(path, inputs):
+def _run(path: str, inputs: Any) -> tuple[str, bool]:
     """What to print, and whether all is as it should be."""
     _check_file(path)  # Before a backend is loaded: that takes seconds.
     try:
@@ -200,14 +217,20 @@ def _run(path, inputs):
         raise _Failure(" ".join(str(error).split())) from error
 
 
-def _roles(model, inputs):
+def _shown(report: "Report[Any]") -> str:
+    """A report as the flags want it."""
+    if _JSON.value:
+        return report.to_json()
+    return report.table() if _EVERY_ROW.value else str(report)
+
+
+def _roles(model: "keras.Model", inputs: Any) -> str:
     import keras_gamma
 
-    report = keras_gamma.find_roles(model, inputs)
-    return report.to_json() if _JSON.value else str(report)
+    return _shown(keras_gamma.find_roles(model, inputs))
 
 
-def _plan(model, inputs, overwrite):
+def _plan(model: "keras.Model", inputs: Any, overwrite: bool) -> "GammaPlan":
     import keras_gamma
 
     return keras_gamma.apply_guidelines(
@@ -220,56 +243,60 @@ def _plan(model, inputs, overwrite):
     )
 
 
-def _apply(model, inputs):
+def _apply(model: "keras.Model", inputs: Any) -> str:
     plan = _plan(model, inputs, _OVERWRITE.value)
-    _save(model, _OUTPUT.value)
-    return plan.to_json() if _JSON.value else f"{plan}\nWritten to {_OUTPUT.value}"
+    output = str(_OUTPUT.value)
+    _save(model, output)
+    return _shown(plan) if _JSON.value else f"{_shown(plan)}\nWritten to {output}"
 
 
-def _verify(model, inputs):
+def _verify(model: "keras.Model", inputs: Any) -> tuple[str, bool]:
     import keras_gamma
 
     found = keras_gamma.verify(model, inputs)
-    return (found.to_json() if _JSON.value else str(found)), found.ok
+    return _shown(found), found.ok
 
 
-def _plot(model, inputs):
+def _plot(model: "keras.Model", inputs: Any) -> str:
     import keras_gamma
 
+    file = str(_PLOT.value)
     try:
-        path = keras_gamma.plot_roles(model, _PLOT.value, inputs=inputs)
+        path = keras_gamma.plot_roles(model, file, inputs=inputs)
     except OSError as error:
-        raise _Failure(f"{_PLOT.value} could not be written: {error}") from error
+        raise _Failure(f"{file} could not be written: {error}") from error
     except ImportError as error:
         raise _Failure(str(error)) from error
     return json.dumps({"picture": str(path)}) if _JSON.value else f"Drawn to {path}"
 
 
-def _audit(model, inputs):
+def _audit(model: "keras.Model", inputs: Any) -> tuple[str, bool]:
     import keras_gamma
 
     guidelines = _GUIDELINES.value if _FLAGS["guidelines"].present else None
     found = keras_gamma.audit(model, guidelines=guidelines, inputs=inputs)
-    return (found.to_json() if _JSON.value else str(found)), found.ok
+    return _shown(found), found.ok
 
 
-def _update(model, inputs):
+def _update(model: "keras.Model", inputs: Any) -> tuple[str, bool]:
     plan = _plan(model, inputs, overwrite=True)  # On the copy in memory only.
+    file = str(_GOLDEN.value)
     try:
-        plan.save(_GOLDEN.value)
+        plan.save(file)
     except OSError as error:
-        raise _Failure(f"{_GOLDEN.value} could not be written: {error}") from error
-    return (plan.to_json() if _JSON.value else f"{plan}\nWritten to {_GOLDEN.value}"), True
+        raise _Failure(f"{file} could not be written: {error}") from error
+    return (_shown(plan) if _JSON.value else f"{_shown(plan)}\nWritten to {file}"), True
 
 
-def _compare(model, inputs):
+def _compare(model: "keras.Model", inputs: Any) -> tuple[str, bool]:
     import keras_gamma
     from keras_gamma.decay.plan import decide
 
+    file = str(_GOLDEN.value)
     try:
-        golden = keras_gamma.GammaPlan.load(_GOLDEN.value)
+        golden = keras_gamma.GammaPlan.load(file)
     except OSError as error:
-        raise _Failure(f"{error.strerror}: {_GOLDEN.value}. Make it with --update.") from error
+        raise _Failure(f"{error.strerror}: {file}. Make it with --update.") from error
     roles = keras_gamma.find_roles(model, inputs)
     plan = keras_gamma.GammaPlan(
         decide(roles, golden.guidelines, golden.l2), golden.guidelines, golden.l2
@@ -280,12 +307,12 @@ def _compare(model, inputs):
             {"agrees": not lines, "differences": lines}, ensure_ascii=False
         ), not lines
     if lines:
-        head = f"{len(lines)} differences from {_GOLDEN.value} (stored -> now):"
+        head = f"{len(lines)} differences from {file} (stored -> now):"
         return "\n".join([head, *(f"- {line}" for line in lines)]), False
-    return f"{len(plan)} entries, all as in {_GOLDEN.value}", True
+    return f"{len(plan)} entries, all as in {file}", True
 
 
-def _check_file(path):
+def _check_file(path: str) -> None:
     if os.path.isdir(path):
         if os.path.isfile(os.path.join(path, "config.json")):  # model.save(path, zipped=False)
             return
@@ -299,7 +326,7 @@ def _check_file(path):
         )
 
 
-def _load(path):
+def _load(path: str) -> "keras.Model":
     import keras_gamma
 
     try:
@@ -322,11 +349,11 @@ def _load(path):
         ) from error
 
 
-def _save(model, output):
+def _save(model: "keras.Model", file: str) -> None:
     """Writes the model in one step, so that no half-written file bears its name."""
     import keras_gamma
 
-    output = pathlib.Path(output)
+    output = pathlib.Path(file)
     if output.exists() and not _OVERWRITE.value:
         raise _Failure(f"{output} exists already; pass --overwrite to replace it.")
     partial = output.with_name(f".{output.stem}.partial.keras")
@@ -350,6 +377,6 @@ def _save(model, output):
         partial.unlink(missing_ok=True)
 
 
-def run():
+def run() -> None:
     """The console script."""
     sys.exit(main())

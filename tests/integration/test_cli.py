@@ -44,6 +44,11 @@ def test_table(saved, capsys):
     assert out.endswith("2 γ: residual_last 1, shortcut 0, interior 0, trunk 1, other 0\n")
 
 
+def test_every_row(saved, capsys):
+    code, out, _ = run(capsys, saved, "--every_row")
+    assert code == 0 and "│ ln/gamma" in out and "joins at" in out
+
+
 def test_json(saved, capsys):
     code, out, _ = run(capsys, saved, "--json")
     found = [(g["path"], g["role"]) for g in json.loads(out)["entries"]]
@@ -94,6 +99,8 @@ def test_output_is_not_overwritten_unasked(saved, capsys):
         (["a.keras", "--golden=p.json", "--update"], "exactly one of"),
         (["a.keras", "--golden=p.json", "--guidelines=all"], "--guidelines is used with"),
         (["a.keras", "--input_shape=3,x"], "--input_shape"),
+        (["a.keras", "--every_row", "--json"], "--every_row is used where a table is printed"),
+        (["a.keras", "--every_row", "--golden=p.json"], "--every_row is used where"),
     ],
 )
 def test_wrong_command_lines(args, message, capsys):
