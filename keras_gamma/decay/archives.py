@@ -95,7 +95,7 @@ def _records_in_archive(path: str) -> dict[str, str]:
             _check_sizes(path, [member.file_size for member in members])
             for member in members:
                 found[_place(member.filename)] = _text(path, member.filename, archive.read(member))
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError) as error:
         raise ValueError(f"{path!r} is not a .keras archive, or is damaged: {error}") from error
     return found
 
