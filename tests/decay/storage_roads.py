@@ -126,7 +126,9 @@ def unzipped(model, folder):
 def h5(model, folder):
     model.save(folder / "m.h5")
     loaded = keras.models.load_model(folder / "m.h5")
-    if loaded.optimizer is not None:  # Keras builds it without variables: it needs a new one.
+    if (
+        getattr(loaded, "optimizer", None) is not None
+    ):  # Keras builds it without variables: it needs a new one.
         loaded.compile(type(loaded.optimizer).from_config(loaded.optimizer.get_config()), loss())
     return loaded
 
