@@ -169,7 +169,7 @@ def test_a_model_whose_config_drops_regularizers(tmp_path, capsys):
     code, _, err = run(capsys, str(path), "--apply", "--l2=1", f"--output={output}",
                        "--guidelines=all")  # fmt: skip
     assert code == 0
-    assert "load this archive with keras_gamma.load_model" in err
+    assert "load it with keras_gamma.load_model" in err
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["bert.keras", "out.keras"]
     assert keras.models.load_model(output).losses == []
     assert [float(loss) for loss in keras_gamma.load_model(output).losses] == [8.0, 8.0, 8.0]
