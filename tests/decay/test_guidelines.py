@@ -19,6 +19,8 @@ def test_presets():
     assert factors(Guidelines()) == factors(Guidelines.paper()) == [1, 0, 1, 0, 0]
     assert factors(Guidelines.none()) == [0] * 5
     assert factors(Guidelines.all()) == [1] * 5
+    assert Guidelines.none() == Guidelines(False, False, False, False, False)
+    assert {type(Guidelines.none().trunk), type(Guidelines.all().trunk)} == {bool}
     for name, expected in (("paper", [1, 0, 1, 0, 0]), ("none", [0] * 5), (" all ", [1] * 5)):
         assert factors(Guidelines.parse(name)) == expected
 

@@ -133,3 +133,116 @@ def test_what_coupled_decay_cannot_reach():
     )
     with pytest.raises(ValueError):
         units.coupled_from_decoupled(10.1, 0.0, learning_rate=0.1)
+
+
+RATES = [0.1, 0.2, 0.3, 0.4]
+
+
+def test_doses_of_constant_listed_and_scheduled_rates():
+    expected = sum(RATES) * 0.02 / 0.5
+    assert units.dose(0.02, RATES, momentum=0.5) == pytest.approx(expected)
+    assert units.dose(0.02, iter(RATES), momentum=0.5) == pytest.approx(expected)
+    assert units.dose(0.02, RATES.__getitem__, 4, momentum=0.5) == pytest.approx(expected)
+    assert units.dose(0.02, 0.25, 4, momentum=0.5) == pytest.approx(expected)
+    assert units.dose(0.02, 0.25, 4) == pytest.approx(0.02)
+    assert units.dose(0.02, 0.25, 0) == units.dose(0.02, []) == 0.0
+    assert units.dose(0.02, RATES.__getitem__, 0) == 0.0
+    assert units.left_by(0.0) == 1.0 and units.left_by(2.0) == pytest.approx(math.exp(-2))
+
+
+def test_a_long_schedule_is_asked_at_steps_that_are_spread_evenly():
+    asked = []
+
+    def schedule(step):
+        asked.append(step)
+        return step / 1e6
+
+    found = units.dose(0.5, schedule, 1_000_000)
+    assert len(asked) == len(set(asked)) == 2_000
+    assert asked[0] == 250 and asked[-1] == 999_750
+    assert found == pytest.approx(0.5 * 1_000_000 * 0.5, rel=1e-3)
+    asked.clear()
+    units.dose(0.5, schedule, 2_000)
+    assert asked == list(range(2_000))
+
+
+@pytest.mark.parametrize("steps", [None, -1, 1.0, True, "4"])
+def test_steps(steps):
+    with pytest.raises(ValueError) as error:
+        units.dose(0.1, 0.1, steps)
+    assert str(error.value) == (
+        f"`steps`, the number of updates of the run, must be an integer ≥ 0. Received: {steps!r}"
+    )
+
+
+def test_steps_of_a_list():
+    with pytest.raises(ValueError) as error:
+        units.dose(0.1, RATES, 4)
+    assert str(error.value) == (
+        "`steps` is the number of learning rates, if a list of them is given. Received: steps=4"
+    )
+
+
+@pytest.mark.parametrize(
+    "name, call",
+    [
+        ("weight_decay", lambda: units.l2_from(weight_decay=-1)),
+        ("l2", lambda: units.l2_from(l2=-1)),
+        ("l2", lambda: units.weight_decay_from_l2(-1)),
+        ("weight_decay", lambda: units.decoupled_from_coupled(-1, 0.5)),
+        ("momentum", lambda: units.decoupled_from_coupled(0.1, -1)),
+        ("dampening", lambda: units.decoupled_from_coupled(0.1, 0.5, dampening=-1)),
+        ("learning_rate", lambda: units.decoupled_from_coupled(0.1, 0.5, learning_rate=-1)),
+        ("weight_decay", lambda: units.coupled_from_decoupled(-1, 0.5)),
+        ("momentum", lambda: units.coupled_from_decoupled(0.1, -1)),
+        ("learning_rate", lambda: units.coupled_from_decoupled(0.1, 0.5, learning_rate=-1)),
+        ("decay", lambda: units.from_learning_rate_free(-1, 0.1)),
+        ("learning_rate", lambda: units.from_learning_rate_free(0.1, -1)),
+        ("weight_decay", lambda: units.to_learning_rate_free(-1, 0.1)),
+        ("learning_rate", lambda: units.to_learning_rate_free(0.1, -1)),
+        ("weight_decay", lambda: units.dose(-1, 0.1, 1)),
+        ("momentum", lambda: units.dose(0.1, 0.1, 1, momentum=-1)),
+        ("learning_rate", lambda: units.dose(0.1, -1, 1)),
+        ("learning_rate", lambda: units.dose(0.1, [-1])),
+        ("learning_rate", lambda: units.dose(0.1, lambda step: -1, 1)),
+        ("dose", lambda: units.left_by(-1)),
+    ],
+)
+def test_what_is_out_of_range_is_named(name, call):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert str(error.value) == f"`{name}` must be a finite number ≥ 0. Received: -1"
+
+
+def test_shares_and_rates():
+    with pytest.raises(ValueError) as error:
+        units.decoupled_from_coupled(0.1, 1.0)
+    assert str(error.value) == "`momentum` must be in [0, 1). Received: 1.0"
+    with pytest.raises(ValueError) as error:
+        units.decoupled_from_coupled(0.1, 0.5, dampening=1.5)
+    assert str(error.value) == "`dampening` must be in [0, 1]. Received: 1.5"
+    with pytest.raises(ValueError) as error:
+        units.dose(0.1, 0.1, 1, momentum=1.5)
+    assert str(error.value) == "`momentum` must be in [0, 1). Received: 1.5"
+    with pytest.raises(ValueError) as error:
+        units.to_learning_rate_free(0.1, 0.0)
+    assert str(error.value) == "`learning_rate` must be greater than 0. Received: 0."
+
+
+def test_nesterov_where_the_roots_meet():
+    """s = 1 − 4m/(1 + m)², the largest that does not oscillate, takes off (1 − m)/(1 + m)."""
+    m = 0.25
+    s = 1 - 4 * m / (1 + m) ** 2
+    found = units.decoupled_from_coupled(s - 1e-9, m, learning_rate=1.0, nesterov=True)
+    assert found == pytest.approx((1 - m) / (1 + m), abs=1e-3)
+    with pytest.raises(ValueError, match="oscillates"):
+        units.decoupled_from_coupled(s + 1e-6, m, learning_rate=1.0, nesterov=True)
+    with pytest.raises(ValueError, match="oscillates"):
+        units.decoupled_from_coupled(1.5, 0.0, learning_rate=1.0)
+    with pytest.raises(ValueError, match="oscillates"):
+        units.decoupled_from_coupled(1.5, 0.0, learning_rate=1.0, nesterov=True)
+    back = units.coupled_from_decoupled(0.6, m, learning_rate=1.0, nesterov=True)
+    assert back == pytest.approx(s)
+    with pytest.raises(ValueError, match="takes off more"):
+        units.coupled_from_decoupled(0.61, m, learning_rate=1.0, nesterov=True)
+    assert units.coupled_from_decoupled(1.0, 0.0, learning_rate=1.0) == 1.0

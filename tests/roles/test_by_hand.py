@@ -741,6 +741,14 @@ def a_gate_that_is_one_minus_a_sigmoid_of_a_sum(d):
     return d.times(d.conv(x), g)
 
 
+@draws(norm="trunk")
+def an_output_and_a_branch(d):
+    """What is certain about the output is not forgotten at the join."""
+    x = d.input()
+    h = d.norm(d.conv(x), "norm")
+    return h, d.add(x, d.conv(d.relu(h)))
+
+
 # --- the rest ----------------------------------------------------------------
 
 
