@@ -18,12 +18,14 @@ from keras_gamma._keras import layers as _layers
 from keras_gamma.network import control_flow, normalizations, operations
 from keras_gamma.network.calls import NormCall
 from keras_gamma.network.causes import TraceError, first_sentence
+from keras_gamma.network.closed_code import ClosedCode
 from keras_gamma.network.gains import Gains
 from keras_gamma.network.graph import Kind
+from keras_gamma.network.plain_calls import is_plain
 from keras_gamma.network.raw_code import RawCode, open_raw
 from keras_gamma.network.recognition import Recognition, entry_of_operation
 from keras_gamma.network.recording import Recording
-from keras_gamma.network.shapes import Shapes, fits
+from keras_gamma.network.shapes import Shapes
 from keras_gamma.network.symbols import are_two_alike, symbol, symbols_in
 from keras_gamma.network.writing import Args, Kwargs, Writer
 
@@ -48,7 +50,7 @@ class Opener:
         self._writer = Writer(recording, gains)
         self._writer.scope.extend(within)
         self._shapes = Shapes()
-        self._raw: RawCode | None = None  # The run of raw code that is going on.
+        self._raw: RawCode | ClosedCode | None = None  # The run of raw code that is going on.
 
     def __call__(self, operation: Any, args: Args, kwargs: Kwargs) -> Any:
         """The outputs of a call on symbolic tensors."""
@@ -66,7 +68,7 @@ class Opener:
         self, layer: keras.Layer, args: Args, kwargs: Kwargs, call: Callable[..., Any]
     ) -> Any:
         """Receives `layer(*args, **kwargs)`, which is `call` if nothing is to be done about it."""
-        if self._knows(layer, args, kwargs):
+        if is_plain(self._shapes, self._recording, layer, args, kwargs):
             return self(layer, args, {})
         if args and isinstance(args[0], keras.KerasTensor) and self._raw is None:
             return call(layer, *args, **kwargs)
@@ -79,31 +81,6 @@ class Opener:
         if not symbols_in((args, kwargs)) and normalizations.holds_one(layer):
             return self._on_held_data(layer, args, kwargs, call)
         return call(layer, *args, **kwargs)
-
-    def _knows(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> bool:
-        """Whether a call needs nothing of what `Layer.__call__` does around it.
-
-        That is: building, casting, masks, checking the inputs (of the first layers that is done,
-        for the inputs are the user's), and handing `training` down to layers inside.
-        """
-        if not self._shapes.is_simple(layer) or not layer.built or len(args) != 1:
-            return False
-        if kwargs.keys() - {"training", "mask"} or kwargs.get("mask") is not None:
-            return False
-        if kwargs.get("training") or _layers.sublayers(layer):
-            return False
-        tensors = args[0] if isinstance(args[0], (list, tuple)) else args
-        dtype = layer.compute_dtype
-        for tensor in tensors:
-            if not isinstance(tensor, keras.KerasTensor) or _layers.has_mask(tensor):
-                return False
-            number = self._recording.number_of(tensor)
-            if number is None or tensor.dtype != dtype:
-                return False
-            if self._recording.nodes[number].kind is Kind.INPUT:
-                return False
-        # Else Keras is to say what is wrong.
-        return layer.input_spec is None or fits(layer.input_spec, tensors)
 
     # Layers ---------------------------------------------------------------------------------
 
@@ -131,14 +108,20 @@ class Opener:
         except Exception as error:
             self._recording.forget_since(mark)
             cause = error
-        raw = open_raw(self._writer)
+        raw = open_raw(self._writer) or self._closed(layer, cause)
         if raw is not None:
             try:
                 return self._on_raw_code(raw, layer, args, kwargs)
             except Exception as error:
                 self._recording.forget_since(mark)
-                cause = error
+                cause = error if isinstance(raw, RawCode) else cause
         return self._on_opaque_layer(layer, cause, args, kwargs)
+
+    def _closed(self, layer: keras.Layer, cause: Exception) -> ClosedCode | None:
+        """For code whose graph cannot be read: worth it only for what it calls."""
+        if not _layers.sublayers(layer) or isinstance(layer, keras.layers.RNN):
+            return None
+        return ClosedCode(self._writer, layer, first_sentence(cause))
 
     def _call_of(self, layer: keras.Layer) -> Callable[..., Any]:
         """What to run in place of `layer.call`."""
@@ -165,7 +148,9 @@ class Opener:
         dtype = keras.backend.standardize_dtype(value.dtype)
         return self._writer.constant(lambda: value, value.shape, dtype)
 
-    def _on_raw_code(self, raw: RawCode, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
+    def _on_raw_code(
+        self, raw: RawCode | ClosedCode, layer: keras.Layer, args: Args, kwargs: Kwargs
+    ) -> Any:
         before, self._raw = self._raw, raw
         try:
             return self._followed(lambda *a, **k: raw.run(layer.call, a, k), args, kwargs)

@@ -21,7 +21,10 @@ def submodels(model: keras.Model) -> dict[str, keras.Layer]:
 
     A part that another one holds is left out: it is looked at where it stands.
     """
-    attributes = {id(v): k for k, v in vars(model).items() if isinstance(v, keras.Layer)}
+    attributes = dict(vars(model))
+    if hasattr(model, "named_children"):  # torch keeps layers apart from other attributes.
+        attributes.update(model.named_children())
+    names = {id(v): k for k, v in attributes.items() if isinstance(v, keras.Layer)}
     layers = [layer for layer in _layers.sublayers(model) if _may_hold_weights(layer)]
     inside = {
         id(inner)
@@ -32,7 +35,7 @@ def submodels(model: keras.Model) -> dict[str, keras.Layer]:
     found: dict[str, keras.Layer] = {}
     for layer in layers:
         if id(layer) not in inside:
-            found.setdefault(attributes.get(id(layer), layer.name), layer)
+            found.setdefault(names.get(id(layer), layer.name), layer)
     return found
 
 

@@ -226,6 +226,35 @@ def test_raw_code_is_read_from_the_graph_of_the_backend():
     assert [str(e.agreement) for e in verify(model, (None, 8, 8, 4))] == ["agree"] * 3
 
 
+class RawOnAnyBackend(keras.Model):
+    """Between two parts it leaves `keras.ops`."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = residual_features(), layers.Dense(2)
+        self.after = norm("after")
+
+    def call(self, x):
+        if keras.backend.backend() == "jax":
+            import jax.numpy as backend
+
+            y = backend.concatenate([self.features(x), x], axis=-1)
+        elif keras.backend.backend() == "torch":
+            import torch
+
+            y = torch.cat([self.features(x), x], dim=-1)
+        else:
+            import tensorflow
+
+            y = tensorflow.concat([self.features(x), x], axis=-1)
+        return self.head(self.after(y))
+
+
+def test_raw_code_closes_neither_the_parts_that_it_calls_nor_what_follows():
+    expected = {"inner": "interior", "last": "residual_last", "after": "trunk"}
+    assert roles(RawOnAnyBackend(), (None, 8, 8, 4)) == expected
+
+
 @on_tensorflow
 def test_raw_code_around_a_submodel_leaves_the_submodel_readable():
     import tensorflow as tf
