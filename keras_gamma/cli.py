@@ -344,8 +344,10 @@ def _load(path: str) -> "keras.Model":
                 f"{path} needs a class that is not known here: {text[:200]}… Load it in Python "
                 "with custom_objects and call keras_gamma.find_roles(model)."
             ) from error
+        kind = f"{type(error).__name__}: "
+        _, said, why = text.partition("could not be loaded: ")  # By `load_model`.
         raise _Failure(
-            f"{path} could not be loaded: {type(error).__name__}: {text[:200]}"
+            f"{path} could not be loaded: {why[:200] if said else kind + text[:200]}"
         ) from error
 
 

@@ -15,9 +15,11 @@ from keras_gamma.decay import (
     restoring,
 )
 from keras_gamma.decay.layer_records import FILE_NAME
-from keras_gamma.decay.plan_files import MAX_BYTES
+from keras_gamma.decay.plan_files import MAX_BYTES, in_one_line
 
 _MAX_RECORDS = 100_000
+_MOST_EXPANSION = 100
+_LONGEST = 800
 
 
 def load_model(
@@ -49,8 +51,8 @@ def load_model(
         A `keras.Model`.
 
     Raises:
-        ValueError: if it is no `.keras` archive, or if a record in it is too large, malformed or
-            does not fit the model; and for whatever Keras refuses.
+        ValueError: if it is no `.keras` archive, unpacks to much more than it has, or a record in
+            it is too large, malformed or does not fit the model; and for whatever Keras refuses.
 
     Example:
 
@@ -72,8 +74,17 @@ def load_model(
         )
     except RecursionError:
         raise ValueError(f"{path!r}: its config is nested too deeply to be read.") from None
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, ValueError) and text == str(error) and len(text) < _LONGEST:
+            raise
+        # Keras' reasons run over many lines, with whole configs; damage has errors of any type.
+        short = text if len(text) < _LONGEST else f"{text[:_LONGEST]}…"
+        kind = type(error).__name__
+        raise ValueError(f"{path!r} could not be loaded: {kind}: {short}") from error
     try:
-        restoring.restore(model, records, optimizers=compile)
+        with in_one_line():
+            restoring.restore(model, records, optimizers=compile)
     except ValueError as error:
         raise ValueError(f"{path!r}, {FILE_NAME} of {error}") from error
     return model
@@ -91,6 +102,7 @@ def _records_in_archive(path: str) -> dict[str, str]:
     found = {}
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_expansion(path, archive.infolist())
             members = [i for i in archive.infolist() if _is_record(i.filename)]
             _check_sizes(path, [member.file_size for member in members])
             for member in members:
@@ -132,6 +144,16 @@ def _check_sizes(path: str, sizes: list[int]) -> None:
             f"{path!r} holds {len(sizes)} records of keras_gamma of {sum(sizes)} bytes; at most "
             f"{_MAX_RECORDS} and {MAX_BYTES} are read. It was not written by keras_gamma."
         )
+
+
+def _check_expansion(path: str, members: list[zipfile.ZipInfo]) -> None:
+    """Refuses what unpacks to much more than it has; Keras does so from gigabytes on."""
+    for member in members:
+        if member.file_size > max(MAX_BYTES, _MOST_EXPANSION * member.compress_size):
+            raise ValueError(
+                f"{path!r}: {member.filename} has {member.compress_size} bytes and would unpack to "
+                f"{member.file_size}. Keras does not write such archives; it was not opened."
+            )
 
 
 def _text(path: str, name: str, content: bytes) -> str:

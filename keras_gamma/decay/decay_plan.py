@@ -117,6 +117,7 @@ class DecayPlan(Report[DecayEntry]):
         )
 
     @classmethod
+    @plan_files.in_one_line()
     def from_json(cls, text: str | bytes) -> DecayPlan:
         """Reads what `to_json` wrote.
 

@@ -209,6 +209,7 @@ class GammaPlan(Report[PlanEntry]):
         )
 
     @classmethod
+    @plan_files.in_one_line()
     def from_json(cls, text: str | bytes) -> GammaPlan:
         """Reads what `to_json` wrote.
 

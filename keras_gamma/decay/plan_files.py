@@ -7,16 +7,18 @@ version before anything in it is believed.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from keras_gamma._version import __version__
 
 MAX_BYTES = 64 * 2**20  # A plan of 10,000 variables has 3 MB.
+_LONGEST = 800  # Characters of an error, or of a path.
 
 
 def to_json(format: str, version: int, **content: Any) -> str:
@@ -97,7 +99,24 @@ def fields_of(content: Any, cls: type, where: str) -> dict[str, Any]:
     for name in ("path", "place", "kind", "reason"):
         if not isinstance(content[name], str):
             raise ValueError(f"{where} has no {name}: {_short(content[name])}")
+    for name in ("path", "place"):  # Errors name them.
+        if len(content[name]) > _LONGEST or not content[name].isprintable():
+            raise ValueError(f"{where} has an invalid {name}: {_short(content[name])}")
     return dict(content)
+
+
+@contextlib.contextmanager
+def in_one_line() -> Iterator[None]:
+    """Errors of what is done here are one line, of some hundred characters at most."""
+    try:
+        yield
+    except ValueError as error:
+        text = " ".join(str(error).split())
+        if len(text) > _LONGEST:
+            text = f"{text[:_LONGEST]}…"
+        if text == str(error):
+            raise
+        raise ValueError(text) from None
 
 
 def require_unique(what: str, paths: Iterable[str]) -> None:

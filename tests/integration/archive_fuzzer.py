@@ -156,7 +156,7 @@ def mutate_archive(rng, content):
                 if name == victim and kind == 13:  # Unpacks to much more than it has.
                     with new.open(name, "w", force_zip64=True) as stream:
                         for _ in range(600):
-                            stream.write(b" " * 2**20)
+                            stream.write(bytes(2**20))
                     continue
                 if name == victim and kind == 14:
                     name = rng.choice(["../" + name, "/" + name, name + "x", "a/b/" + name])

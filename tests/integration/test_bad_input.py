@@ -242,6 +242,37 @@ def test_the_command_line_answers_before_a_backend_is_loaded(tmp_path, name, say
     assert says in run.stderr and len(run.stderr.splitlines()) == 1
 
 
+def test_an_archive_that_unpacks_to_much_more_than_it_has(tmp_path):
+    """Weights of 256 MiB in a quarter of one: refused by the size, whatever they hold."""
+    model().save(tmp_path / "m.keras")
+    target = tmp_path / "bomb.keras"
+    with zipfile.ZipFile(tmp_path / "m.keras") as old:
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+            for name in old.namelist():
+                with new.open(name, "w") as stream:
+                    if name.endswith(".h5"):
+                        for _ in range(256):
+                            stream.write(bytes(2**20))
+                    else:
+                        stream.write(old.read(name))
+    with pytest.raises(ValueError, match=r"model\.weights\.h5 has \d+ bytes and would unpack to"):
+        keras_gamma.load_model(target)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_damaged_weights_are_an_error_of_one_line(tmp_path, share):
+    model().save(tmp_path / "m.keras")
+    target = tmp_path / "damaged.keras"
+    with zipfile.ZipFile(tmp_path / "m.keras") as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            cut = int(share * len(content)) if name.endswith(".h5") else len(content)
+            new.writestr(name, content[:cut])
+    with pytest.raises(ValueError, match="could not be loaded") as error:
+        keras_gamma.load_model(target)
+    assert "\n" not in str(error.value)
+
+
 # An error in the middle -----------------------------------------------------------------------
 
 
