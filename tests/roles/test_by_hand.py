@@ -741,6 +741,29 @@ def a_gate_that_is_one_minus_a_sigmoid_of_a_sum(d):
     return d.times(d.conv(x), g)
 
 
+@draws(last="other", post="trunk")
+def a_softmax_that_weighs_and_is_looked_at(d):
+    """One reader that it weighs something for is enough."""
+    x = d.input()
+    weights = d.softmax(d.add(x, d.norm(d.mlp(x), "last")))
+    return d.times(weights, d.conv(x)), d.norm(d.conv(weights), "post")
+
+
+@draws(last="other", post="trunk")
+def a_gate_that_is_looked_at(d):
+    x = d.input()
+    gate = d.sigmoid(d.add(x, d.norm(d.mlp(x), "last")))
+    return d.times(gate, d.conv(x)), d.norm(d.relu(gate), "post")
+
+
+@draws(ln="residual_last")
+def an_inner_join_behind_a_sum_without_a_skip(d):
+    x = d.input()
+    x = d.add(d.mlp(x), d.relu(x))
+    h = d.conv(d.norm(x, "ln"))
+    return d.add(x, d.conv(d.gelu(d.add(h, d.conv(h)))))
+
+
 @draws(norm="trunk")
 def an_output_and_a_branch(d):
     """What is certain about the output is not forgotten at the join."""

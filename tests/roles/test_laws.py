@@ -209,6 +209,28 @@ def test_dominators(graph, data):
     assert graph._dominators.dominates(a, b) == (b not in reached)
 
 
+class Counting(list):
+    """A list that counts how often it is read."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+def test_ancestors_are_found_in_few_steps():
+    """Jump pointers: a chain of 4,000 is walked in some 2 · log₂ 4,000 = 24 steps."""
+    nodes = [Node(Kind.INPUT, (), "")] + [Node(Kind.LINEAR, (i,), "") for i in range(3_999)]
+    dominators = Graph(nodes, [3_999])._dominators
+    for first, last in ((0, 3_999), (1, 3_998), (1_234, 3_210), (2_047, 2_048), (7, 1_025)):
+        dominators._jump = Counting(dominators._jump)
+        assert dominators.dominates(first, last)
+        assert not dominators.dominates(last, first)
+        assert dominators._jump.reads <= 30
+    assert dominators._depth == list(range(4_001))
+
+
 def test_spread_operands_of_a_chain():
     d = Drawing()
     x, c = d.input(), d.input()

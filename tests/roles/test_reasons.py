@@ -99,6 +99,9 @@ def test_softmaxes_and_gates_are_named_by_the_first_on_the_way():
     fused = d.node(Kind.ATTENTION, x, x, value, label="fused")
     assert "'fused'" in reasons(d, d.add(value, fused))["norm"]
     assert "'fused'" in reasons(d, d.norm(fused, "later"))["norm"]
+    d = Drawing()
+    key, value = d.norm(d.input(), "key"), d.input()
+    assert "'fused'" in reasons(d, d.node(Kind.ATTENTION, value, key, value, label="fused"))["key"]
 
 
 def test_streams_and_branches_from_outside():
