@@ -64,7 +64,7 @@ def drive(runs, kill=None, expect=0, script="train_resnet") -> str:
         ],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     codes = expect if isinstance(expect, tuple) else (expect,)
     assert done.returncode in codes, done.stdout + done.stderr

@@ -63,12 +63,18 @@ def test_no_family_ended_in_an_error_and_every_other_has_a_reason():
 
 
 @pytest.mark.parametrize("package", ["hub", "cv"])
-def test_the_page_says_what_is_found(package):
-    rows = table(f"keras-{package}")
-    for name, build in families(package):
-        assert build is not None, f"{name} has no recipe in benchmarks/zoo.py"
-        counts = keras_gamma.find_roles(build()).counts()
-        found = [str(counts[role] or "–") for role in keras_gamma.Role]
-        assert found == rows.pop(name), f"{name}: run benchmarks/walk_models.py again"
-        keras.backend.clear_session()
-    assert not rows
+def test_every_family_has_a_recipe_and_a_row(package):
+    recipes = dict(families(package))
+    assert recipes.keys() == table(f"keras-{package}").keys()
+    assert None not in recipes.values(), "a family has no recipe in benchmarks/zoo.py"
+
+
+@pytest.mark.one_in(20)
+@pytest.mark.parametrize(
+    ("package", "name"), [(p, name) for p in ("hub", "cv") for name in table(f"keras-{p}")]
+)
+def test_the_page_says_what_is_found(package, name):
+    counts = keras_gamma.find_roles(dict(families(package))[name]()).counts()
+    found = [str(counts[role] or "–") for role in keras_gamma.Role]
+    assert found == table(f"keras-{package}")[name], "run benchmarks/walk_models.py again"
+    keras.backend.clear_session()

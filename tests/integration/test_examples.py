@@ -132,6 +132,7 @@ def test_digits_images_span_a_byte(data_dir):
     assert stack.min() == 0 and stack.max() == 255 and len(np.unique(stack)) == 17
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_at_once(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
@@ -143,7 +144,7 @@ def test_two_processes_may_prepare_at_once(tmp_path):
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    assert [process.communicate(timeout=200)[0].strip() for process in both] == ["1437", "1437"]
+    assert [process.communicate(timeout=600)[0].strip() for process in both] == ["1437", "1437"]
     assert [entry.name for entry in (tmp_path / "digits").iterdir()] == ["1.0.0"]
 
 
@@ -424,7 +425,7 @@ def test_errors_are_one_line_and_a_nonzero_exit(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=200,
+        timeout=600,
     )
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == (
@@ -507,6 +508,7 @@ def test_mixed_precision_computes_in_halves_with_whole_weights(finished):
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
 
 
+@pytest.mark.slow
 def test_killed_twice_and_resumed_equals_uninterrupted(finished, tmp_path, data_dir):
     root, _ = finished
     run = [{"flags": run_flags(tmp_path / "run", data_dir)}]

@@ -198,7 +198,7 @@ def test_arms():
 def script(name, *flags, **kwargs):
     return subprocess.run(
         [sys.executable, str(ROOT / "examples" / f"{name}.py"), *flags],
-        capture_output=True, text=True, timeout=400, **kwargs,
+        capture_output=True, text=True, timeout=600, **kwargs,
     )  # fmt: skip
 
 
@@ -212,6 +212,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_a_killed_ablation_goes_on(tmp_path):
     flags = [*TINY, "--arms=none,paper", "--seeds=2", f"--output_dir={tmp_path / 'out'}"]
     command = [sys.executable, str(ROOT / "examples" / "ablation.py"), *flags]
@@ -279,6 +280,7 @@ def test_scaled_runs_are_the_same_run():
     np.testing.assert_allclose(scaled["angle"], base["angle"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_whole_experiment_in_small(tmp_path):
     flags = ["--seeds=2", "--epochs=2", f"--output_dir={tmp_path}"]
     done = script("effective_lr", *flags)
@@ -295,6 +297,7 @@ def test_the_whole_experiment_in_small(tmp_path):
 # The instability ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_instability_is_made_to_happen_and_not_where_norms_are_held(tmp_path):
     done = script("instability", f"--output_dir={tmp_path / 'free'}", "--epochs=260")
     assert done.returncode == 0, done.stderr

@@ -185,7 +185,7 @@ def test_models_load_without_the_examples(tmp_path):
         "assert not [m for m in sys.modules if m.startswith('examples')]"
     )
     paths = [str(tmp_path / "vit.keras"), str(tmp_path / "gpt.keras")]
-    subprocess.run([sys.executable, "-c", code, *paths], check=True, cwd=tmp_path, timeout=200)
+    subprocess.run([sys.executable, "-c", code, *paths], check=True, cwd=tmp_path, timeout=600)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_errors_are_one_line(tmp_path):
         text=True,
         cwd=tmp_path,
         env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
-        timeout=200,
+        timeout=600,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
