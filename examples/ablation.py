@@ -39,8 +39,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# The repository's root, so that the script runs from anywhere, and before anything is installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # Run as a script.
+    import _repository  # noqa: F401
 
 import examples.core.quiet  # noqa: F401  (before Keras)
 
@@ -49,7 +49,7 @@ import numpy as np
 from absl import flags
 
 from examples import train_resnet
-from examples.core import flags_common
+from examples.core import settings as core_settings
 from examples.core.cli import UsageError, run_main
 from examples.experiments import experiment, factorial_sections, pictures, significance
 from examples.experiments.reports import Report, tell
@@ -59,6 +59,7 @@ from keras_gamma.dynamics import monitor_log
 
 FLAGS = flags.FLAGS
 
+EPOCHS = 30
 ROLES = (Role.RESIDUAL_LAST, Role.SHORTCUT, Role.INTERIOR, Role.TRUNK)
 
 flags.DEFINE_list(
@@ -85,9 +86,9 @@ flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, …; each arm is trained with each
 flags.DEFINE_integer("processes", 2, "Runs at a time.", lower_bound=1)
 flags.FLAGS.set_default("output_dir", "runs/ablation")
 flags.FLAGS.set_default("monitor_every", 20)
-flags.FLAGS.set_default("epochs", 30)
+flags.FLAGS.set_default("epochs", EPOCHS)
 flags.adopt_module_key_flags(train_resnet)
-flags.adopt_module_key_flags(flags_common)
+flags.adopt_module_key_flags(core_settings)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -100,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
         if flag in FLAGS and FLAGS[flag].present:
             raise UsageError(f"--{flag} is set by the experiment itself")
     directory = Path(FLAGS.output_dir)
-    settings = flags_common.settings_of(train_resnet.SETTINGS) | {
+    settings = core_settings.values_of(*train_resnet.read_settings(EPOCHS)) | {
         "experiment": "ablation",
         "monitor_every": FLAGS.monitor_every,
     }
@@ -111,6 +112,10 @@ def main(argv: Sequence[str]) -> None:
         for seed in range(FLAGS.seeds)
         for arm, guidelines in arms.items()
     ]
+    shared = core_settings.command_line(
+        {name: settings[name] for name in settings if name not in ("experiment", "monitor_every")}
+        | {"data_dir": FLAGS.data_dir}
+    )
     print(f"{len(arms)} arms x {FLAGS.seeds} seeds in {directory}")
     if factorial:
         print(factorial_sections.power(FLAGS.seeds, FLAGS.deviation))
@@ -123,7 +128,7 @@ def main(argv: Sequence[str]) -> None:
 
     rows = experiment.run_jobs(
         jobs,
-        partial(train, directory / "runs", [] if FLAGS.data_dir is None else [FLAGS.data_dir]),
+        partial(train, directory / "runs", shared),
         directory,
         settings,
         processes=FLAGS.processes,
@@ -170,17 +175,13 @@ def guidelines_of(arm: str) -> str:
     return str(Guidelines.parse(",".join(f"{role}=1" for role in roles)))
 
 
-def train(runs: Path, data_dir: list[str], job: experiment.Job) -> experiment.Row:
+def train(runs: Path, shared: Sequence[str], job: experiment.Job) -> experiment.Row:
     """Trains one arm with one seed, in a process of its own; returns its results."""
     folder = runs / job["arm"] / f"seed{job['seed']}"
     command = [sys.executable, str(Path(train_resnet.__file__).resolve()), "--verbose=0"]
     command += [f"--output_dir={folder}", f"--seed={job['seed']}", "--tensorboard=no"]
     command += [f"--guidelines={job['guidelines']}", f"--monitor_every={FLAGS.monitor_every}"]
-    command += [f"--data_dir={path}" for path in data_dir]
-    for holder in train_resnet.SETTINGS:
-        if holder.name not in ("guidelines", "seed") and holder.value is not None:
-            value = str(holder.value).lower() if isinstance(holder.value, bool) else holder.value
-            command.append(f"--{holder.name}={value}")
+    command += shared
     environment = os.environ | experiment.share_of_cores(FLAGS.processes)
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -12,13 +12,12 @@ Results in --output_dir: results.jsonl, report.md, report.html, curves.png.
 """
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# The repository's root, so that the script runs from anywhere, and before anything is installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # Run as a script.
+    import _repository  # noqa: F401
 
 import examples.core.quiet  # noqa: F401  (before Keras)
 

@@ -9,13 +9,12 @@ arXiv:2106.15739). `GammaMonitor` says so once, with layer and step; all events 
 end. Under a minute on two CPU cores. Results in --output_dir: monitor.jsonl, monitor.png.
 """
 
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-# The repository's root, so that the script runs from anywhere, and before anything is installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # Run as a script.
+    import _repository  # noqa: F401
 
 import examples.core.quiet  # noqa: F401  (before Keras)
 

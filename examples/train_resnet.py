@@ -20,13 +20,11 @@ schedule; not run here. All flags: --help. Results: metrics.json, log.csv and mo
 --output_dir.
 """
 
-import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
-# The repository's root, so that the script runs from anywhere, and before anything is installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # Run as a script.
+    import _repository  # noqa: F401
 
 import examples.core.quiet  # noqa: F401  (before Keras)
 
@@ -34,49 +32,61 @@ import examples.core.quiet  # noqa: F401  (before Keras)
 import keras
 from absl import flags
 
-from examples.cluster import distribution
-from examples.core import flags_common, training
+from examples.cluster.settings import ClusterSettings
+from examples.core import settings, training
 from examples.core.cli import run_main
-from examples.models.resnet import build_model, check_model_name
-from examples.tasks.image_task import ImageTask
+from examples.core.training_settings import RunSettings, TrainingSettings, read_training
+from examples.models.resnet import ResNetSettings, build_model, check_model_name
+from examples.tasks.image_task import ImageSettings, ImageTask
 
-FLAGS = flags.FLAGS
+EPOCHS = 40
 
-flags_common.define_run_flags(output_dir="runs/train_resnet")
-distribution.define_distribution_flags()
-SETTINGS = (
-    flags_common.define_training_flags(
-        epochs=40,
-        batch_size=32,
-        optimizer="sgd",
-        learning_rate=0.1,
-        warmup_epochs=2,
-        weight_decay=5e-4,
-        decay="coupled",
+settings.define(RunSettings, output_dir="runs/train_resnet")
+settings.define(ClusterSettings)
+settings.define(TrainingSettings, epochs=EPOCHS, weight_decay=5e-4)
+settings.define(ImageSettings)
+settings.define(ResNetSettings, width=24)
+flags.adopt_module_key_flags(settings)  # --help lists them
+
+
+def read_settings(epochs: int = EPOCHS) -> tuple[TrainingSettings, ImageSettings, ResNetSettings]:
+    """Returns the settings that decide about the result.
+
+    Args:
+        epochs: number of epochs, if the command line names none.
+    """
+    return (
+        read_training(epochs=epochs, warmup=lambda epochs: min(2.0, epochs / 2)),
+        settings.read(ImageSettings),
+        settings.read(ResNetSettings),
     )
-    + flags_common.define_image_flags(dataset="digits")
-    + flags_common.define_resnet_flags(model="resnet14_v1", width=24)
-)
-
-flags.adopt_module_key_flags(flags_common)  # --help lists them
-flags.adopt_module_key_flags(distribution)
 
 
 def main(argv: Sequence[str]) -> None:
     """Trains, or resumes, or shows what was trained before."""
     del argv
-    check_model_name(FLAGS.model)
-    training.run(SETTINGS, partial(ImageTask, make_model, FLAGS.dataset))
+    parts = train, images, network = read_settings()
+    how = settings.read(RunSettings)
+    check_model_name(network.model)
+    training.run(
+        how,
+        train,
+        settings.read(ClusterSettings),
+        settings.values_of(*parts),
+        lambda: ImageTask(partial(make_model, network), images, train, how),
+    )
 
 
-def make_model(image_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
-    """Builds the model that the flags ask for."""
+def make_model(
+    network: ResNetSettings, image_shape: tuple[int, int, int], num_classes: int
+) -> keras.Model:
+    """Builds the model that the settings ask for."""
     return build_model(
-        FLAGS.model,
+        network.model,
         input_shape=image_shape,
         num_classes=num_classes,
-        width=FLAGS.width,
-        batch_norm_momentum=FLAGS.batch_norm_momentum,
+        width=network.width,
+        batch_norm_momentum=network.batch_norm_momentum,
     )
 
 

@@ -17,13 +17,12 @@ result of one that has finished. All flags: --help. Results: metrics.json, log.c
 confusion.png or sample.txt in --output_dir.
 """
 
-import sys
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
-# The repository's root, so that the script runs from anywhere, and before anything is installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # Run as a script.
+    import _repository  # noqa: F401
 
 import examples.core.quiet  # noqa: F401  (before Keras)
 
@@ -31,90 +30,90 @@ import examples.core.quiet  # noqa: F401  (before Keras)
 import keras
 from absl import flags
 
-from examples.cluster import distribution
-from examples.core import flags_common, training
+from examples.cluster.settings import ClusterSettings
+from examples.core import settings, training
 from examples.core.cli import run_main
+from examples.core.training_settings import RunSettings, TrainingSettings, read_training
 from examples.models import transformer
-from examples.tasks.image_task import ImageTask
-from examples.tasks.text_task import TextTask
-
-FLAGS = flags.FLAGS
-
-flags_common.define_run_flags(output_dir="runs/train_transformer")
-distribution.define_distribution_flags()
-SETTINGS = (
-    flags_common.define_training_flags(
-        epochs=80,
-        batch_size=32,
-        optimizer="adamw",
-        learning_rate=2e-3,
-        warmup_epochs=2,
-        weight_decay=0.05,
-        decay="decoupled",
-    )
-    + flags_common.define_image_flags(dataset=None)
-    + flags_common.define_transformer_flags()
-    + flags_common.define_text_flags()
-)
-SETTINGS.append(
-    flags.DEFINE_enum(
-        "task", "vision", ["vision", "lm"], "Classify images, or model the next byte of text."
-    )
-)
-
-flags.adopt_module_key_flags(flags_common)  # --help lists them
-flags.adopt_module_key_flags(distribution)
+from examples.models.transformer import Size, TransformerSettings
+from examples.tasks.image_task import ImageSettings, ImageTask
+from examples.tasks.text_task import TextSettings, TextTask
 
 _MODELS = {"vision": "vit", "lm": "gpt"}
 _EPOCHS = {"vision": 80, "lm": 4}
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskSettings:
+    """What is learnt."""
+
+    task: str = settings.setting(
+        "vision", "Classify images, or model the next byte of text.", choices=list(_MODELS)
+    )
+
+
+settings.define(RunSettings, output_dir="runs/train_transformer")
+settings.define(ClusterSettings)
+settings.define(
+    TrainingSettings,
+    epochs=_EPOCHS["vision"],
+    optimizer="adamw",
+    learning_rate=2e-3,
+    weight_decay=0.05,
+    decay="decoupled",
+)
+settings.define(ImageSettings, dataset=None)
+settings.define(TransformerSettings)
+settings.define(Size)
+settings.define(TextSettings)
+settings.define(TaskSettings)
+flags.adopt_module_key_flags(settings)  # --help lists them
+
+
 def main(argv: Sequence[str]) -> None:
     """Trains, or resumes, or shows what was trained before."""
     del argv
-    if not FLAGS["epochs"].present:
-        FLAGS.epochs = _EPOCHS[FLAGS.task]
-    if not FLAGS["warmup_epochs"].present:
-        FLAGS.warmup_epochs = FLAGS.epochs / 20
-    FLAGS.model = FLAGS.model or _MODELS[FLAGS.task]
-    transformer.check_model_name(FLAGS.model, FLAGS.task)
-    size()  # Refuses sizes that do not go together.
-    make_task = {
-        "vision": partial(ImageTask, make_classifier, FLAGS.dataset or "digits"),
-        "lm": partial(TextTask, make_language_model, FLAGS.dataset),
-    }
-    training.run(SETTINGS, make_task[FLAGS.task])
+    what = settings.read(TaskSettings)
+    how = settings.read(RunSettings)
+    train = read_training(epochs=_EPOCHS[what.task], warmup=lambda epochs: epochs / 20)
+    network = settings.read(TransformerSettings, model=_MODELS[what.task])
+    transformer.check_model_name(network.model, what.task)
+    size = settings.read(Size)  # Refuses sizes that do not go together.
+    images, texts = settings.read(ImageSettings), settings.read(TextSettings)
+    identity = settings.values_of(train, images, network, size, texts, what)
+
+    def make_task() -> training.Task:
+        if what.task == "lm":
+            build = partial(make_language_model, network, size)
+            return TextTask(build, texts, train, how, images.dataset, images.eval_batch_size)
+        shown = dataclasses.replace(images, dataset=images.dataset or "digits")
+        return ImageTask(partial(make_classifier, network, size), shown, train, how)
+
+    training.run(how, train, settings.read(ClusterSettings), identity, make_task)
 
 
-def size() -> transformer.Size:
-    """Returns the sizes that the flags ask for."""
-    return transformer.Size(
-        depth=FLAGS.depth,
-        width=FLAGS.width,
-        heads=FLAGS.heads,
-        mlp_ratio=FLAGS.mlp_ratio,
-        dropout=FLAGS.dropout,
-        norm=FLAGS.norm,
-        norm_position=FLAGS.norm_position,
-    )
-
-
-def make_classifier(image_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
-    """Builds the classifier of images that the flags ask for."""
+def make_classifier(
+    network: TransformerSettings, size: Size, image_shape: tuple[int, int, int], num_classes: int
+) -> keras.Model:
+    """Builds the classifier of images that the settings ask for."""
     build = (
-        transformer.vision_transformer if FLAGS.model == "vit" else transformer.keras_hub_classifier
+        transformer.vision_transformer
+        if network.model == "vit"
+        else transformer.keras_hub_classifier
     )
     return build(
-        size(), image_shape=image_shape, num_classes=num_classes, patch_size=FLAGS.patch_size
+        size, image_shape=image_shape, num_classes=num_classes, patch_size=network.patch_size
     )
 
 
-def make_language_model(vocabulary: int, length: int) -> keras.Model:
-    """Builds the language model that the flags ask for."""
-    if FLAGS.model == "gpt":
-        return transformer.language_model(size(), vocabulary=vocabulary, length=length)
+def make_language_model(
+    network: TransformerSettings, size: Size, vocabulary: int, length: int
+) -> keras.Model:
+    """Builds the language model that the settings ask for."""
+    if network.model == "gpt":
+        return transformer.language_model(size, vocabulary=vocabulary, length=length)
     return transformer.keras_hub_language_model(
-        FLAGS.model, size(), vocabulary=vocabulary, length=length
+        network.model, size, vocabulary=vocabulary, length=length
     )
 
 

@@ -1,1 +1,1 @@
-"""Several devices and machines: strategies, rendezvous."""
+"""Several devices and machines: who takes part, where they meet, what each computes on."""

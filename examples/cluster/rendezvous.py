@@ -10,6 +10,7 @@ import json
 import socket
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from examples.core.cli import UsageError
 
@@ -64,12 +65,13 @@ def _host(
                     messages[said["index"]] = str(said["message"])
         listener.close()  # before anyone goes on, so that nobody knocks here for the next topic
         missing = sorted(set(range(len(addresses))) - set(messages))
-        answer = {"missing": missing, "messages": [messages[i] for i in sorted(messages)]}
+        told = [messages[i] for i in sorted(messages)]
+        answer = {"missing": missing, "messages": told}
         for guest in guests.values():
             with contextlib.suppress(OSError):
                 guest.sendall(_line(answer))
     _check_all_came(missing, addresses, timeout)
-    return answer["messages"]
+    return told
 
 
 def _visit(
@@ -85,7 +87,7 @@ def _visit(
                 server.sendall(said)
                 answer = _receive(server)
                 _check_all_came(answer["missing"], None, timeout)
-                return answer["messages"]
+                return list(answer["messages"])
         time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
     raise UsageError(
         f"worker 0 at {address} did not answer within {timeout:g} s; start it, check that this "
@@ -117,6 +119,7 @@ def _line(content: object) -> bytes:
     return json.dumps(content).encode() + b"\n"
 
 
-def _receive(connection: socket.socket) -> dict:
+def _receive(connection: socket.socket) -> dict[str, Any]:
     with connection.makefile("rb") as lines:
-        return json.loads(lines.readline(_LINE))
+        content: dict[str, Any] = json.loads(lines.readline(_LINE))
+        return content

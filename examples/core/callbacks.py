@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from examples.core.run_state import Progress, Run
 from keras_gamma.dynamics import monitor_log, monitor_picture
 
 
-class SaveProgress(keras.callbacks.Callback):
+class SaveProgress(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Adds a row to the log and writes a checkpoint at the end of every epoch.
 
     Args:
@@ -28,11 +29,11 @@ class SaveProgress(keras.callbacks.Callback):
         self._progress = progress
         self._started = 0.0
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._started = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
-        numbers = {name: float(value) for name, value in logs.items()}
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        numbers = {name: float(value) for name, value in (logs or {}).items()}
         if not math.isfinite(numbers["loss"]):
             # Nothing is saved, so that the last good checkpoint stays.
             raise UsageError(

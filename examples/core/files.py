@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from examples.core.cli import UsageError
+
 try:
     import fcntl
 except ImportError:  # Windows: no lock there, only the atomic renames
@@ -13,6 +15,32 @@ except ImportError:  # Windows: no lock there, only the atomic renames
 
 class AlreadyLocked(Exception):
     """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def claimed(directory: Path, work: str) -> Iterator[None]:
+    """Makes a folder, and keeps other processes away from it.
+
+    Args:
+        directory: the folder.
+        work: what the other process would be doing there, for the error.
+
+    Raises:
+        UsageError: another process is at work in it, or it cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(directory / ".lock", wait=False))
+        except AlreadyLocked as error:
+            raise UsageError(
+                f"another process is {work} in {directory}; give this one another --output_dir"
+            ) from error
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UsageError(
+                f"--output_dir={directory} is not a folder to write to: {error}"
+            ) from error
+        yield
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -1,5 +1,5 @@
-"""Imports TensorFlow without its start-up noise. Import this before Keras."""
+"""Imports Keras without TensorFlow's noise; import this before anything that imports Keras."""
 
-from keras_gamma._keras import quiet
+from keras_gamma import quiet
 
-quiet.import_keras(open_devices=False)  # `distribution` opens them
+quiet.import_keras(open_devices=False)

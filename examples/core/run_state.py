@@ -26,7 +26,8 @@ import keras
 import numpy as np
 
 from examples.core.cli import UsageError
-from examples.core.files import AlreadyLocked, locked, remove_leftovers, write_atomic
+from examples.core.files import claimed, remove_leftovers, write_atomic
+from examples.core.settings import differences
 
 _FORMAT = 1
 
@@ -175,22 +176,12 @@ def open_run(directory: str, settings: Mapping[str, Any], *, resume: bool) -> It
         UsageError: there is a run of other settings, or another process is at work on it.
     """
     run = Run(Path(directory), json.loads(json.dumps(dict(settings))))
-    try:
-        run.directory.mkdir(parents=True, exist_ok=True)
-        with locked(run.directory / ".lock", wait=False):
-            run.remove_leftovers()
-            if not resume:
-                run.clear()
-            _claim(run)
-            yield run
-    except AlreadyLocked as error:
-        raise UsageError(
-            f"another process is training in {directory}; give this one another --output_dir"
-        ) from error
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UsageError(
-            f"--output_dir={directory} is not a folder to write to: {error}"
-        ) from error
+    with claimed(run.directory, "training"):
+        run.remove_leftovers()
+        if not resume:
+            run.clear()
+        _claim(run)
+        yield run
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -209,13 +200,8 @@ def _claim(run: Run) -> None:
     if earlier is None or not begun:
         write_json(run.settings_path, run.settings)
         return
-    names = sorted(earlier.keys() | run.settings.keys())
-    different = [name for name in names if earlier.get(name) != run.settings.get(name)]
-    if different:
-        changes = ", ".join(
-            f"--{name} was {earlier.get(name)!r} and is now {run.settings.get(name)!r}"
-            for name in different
-        )
+    if different := differences(earlier, run.settings):
+        changes = ", ".join(f"--{n} was {was!r} and is now {now!r}" for n, was, now in different)
         raise UsageError(
             f"{run.directory} holds a run of other settings: {changes}. Repeat them to go on with "
             "that run, give another --output_dir to keep it, or --noresume to overwrite it"
@@ -254,7 +240,8 @@ def _restore(
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Returns the content of a JSON file, or `None` if there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
     except FileNotFoundError:
         return None
     except ValueError as error:

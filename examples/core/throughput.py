@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -26,7 +28,7 @@ def pipeline_rate(
     times: list[float] = []
     over = threading.Event()
 
-    def read():
+    def read() -> None:
         for _ in batches.take(most + 1):
             times.append(time.perf_counter())
             if over.is_set():
@@ -42,7 +44,7 @@ def pipeline_rate(
     return batch_size * (len(times) - 1) / (times[-1] - times[0])
 
 
-class ThroughputReport(keras.callbacks.Callback):
+class ThroughputReport(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Compares training with its pipeline, once, after the first epoch of two or more batches.
 
     Args:
@@ -58,16 +60,16 @@ class ThroughputReport(keras.callbacks.Callback):
         self._steps = 0
         self._told = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._steps = 0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._last = time.perf_counter()
         if self._steps == 0:  # Tracing and compiling are over.
             self._first = self._last
         self._steps += 1
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._told or self._steps < 2:
             return
         self._told = True

@@ -8,24 +8,24 @@ import importlib.metadata
 import json
 import statistics
 import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
-from absl import flags
 
 import keras_gamma
-from examples.cluster import distribution
-from examples.core import flags_common
+from examples.cluster.cluster import Cluster
+from examples.cluster.opening import open_run
+from examples.cluster.settings import ClusterSettings
 from examples.core.callbacks import SaveProgress, draw_monitor, monitor, tensorboard
 from examples.core.cli import UsageError
 from examples.core.decay import check_decay, decay_kernels, decide_decay, tell_dose
 from examples.core.optimizers import make_optimizer, make_schedule
 from examples.core.run_state import Progress, Run
-
-FLAGS = flags.FLAGS
+from examples.core.training_settings import RunSettings, TrainingSettings
 
 _PACKAGES = (
     "keras_gamma", "keras", "tensorflow", "tensorflow-datasets", "keras-cv", "keras-hub", "numpy",
@@ -69,56 +69,70 @@ class Task(Protocol):
         """Shows what the saved model has learnt: pictures, samples."""
 
 
-def run(settings: flags_common.Holders, make_task: Any) -> None:
+def run(
+    how: RunSettings,
+    settings: TrainingSettings,
+    devices: ClusterSettings,
+    identity: Mapping[str, Any],
+    make_task: Callable[[], Task],
+) -> None:
     """Trains, or resumes, or shows what was trained before.
 
     Args:
-        settings: the flags that decide about the result.
-        make_task: function without arguments that returns a `Task`.
+        how: where and how the run is carried out.
+        settings: the hyperparameters.
+        devices: which devices to use.
+        identity: whatever decides about the result, by name: the hyperparameters and the task's.
+        make_task: returns what is learnt from what.
     """
-    if FLAGS.warmup_epochs >= FLAGS.epochs:
+    if settings.warmup_epochs >= settings.epochs:
         raise UsageError(
-            f"--warmup_epochs={FLAGS.warmup_epochs} must be less than --epochs={FLAGS.epochs}"
+            f"--warmup_epochs={settings.warmup_epochs} must be less than --epochs={settings.epochs}"
         )
-    if FLAGS.jit_compile and FLAGS.deterministic:
+    if settings.jit_compile and settings.deterministic:
         raise UsageError(
             "--jit_compile needs --nodeterministic: Keras compiles only one or the other"
         )
-    values = flags_common.settings_of(settings)
-    with distribution.open_run(FLAGS.output_dir, values, resume=FLAGS.resume) as (folder, cluster):
-        task = None
+    with open_run(
+        how.output_dir,
+        identity,
+        resume=how.resume,
+        devices=devices,
+        jit_compile=settings.jit_compile,
+    ) as (folder, cluster):
         if metrics := folder.finished_metrics():
             print(f"This run had finished already, in {folder.directory}:")
         else:
-            task = make_task()
-            metrics = train(folder, cluster, task)
+            metrics = train(how, settings, folder, cluster, make_task())
         print(
             f"{metrics['result']}; {metrics['epochs']} epochs, {metrics['seconds_per_epoch']:.2f} "
             f"s per epoch; see {folder.metrics_path}"
         )
 
 
-def train(folder: Run, cluster: distribution.Cluster, task: Task) -> dict[str, Any]:
+def train(
+    how: RunSettings, settings: TrainingSettings, folder: Run, cluster: Cluster, task: Task
+) -> dict[str, Any]:
     """Carries out a run, or what is left of it; returns its metrics."""
-    steps = steps_per_epoch(task)
-    make_reproducible()
-    dtype = f"mixed_{FLAGS.mixed_precision_dtype}" if FLAGS.mixed_precision else "float32"
+    steps = steps_per_epoch(task, settings)
+    make_reproducible(settings)
+    dtype = f"mixed_{settings.mixed_precision_dtype}" if settings.mixed_precision else "float32"
     keras.config.set_dtype_policy(dtype)
     with cluster.scope():
         model = task.make_model()
-        if FLAGS.decay == "coupled":
-            decay_kernels(model, FLAGS.weight_decay)
-        guidelines = keras_gamma.Guidelines.parse(FLAGS.guidelines)
-        plan, for_optimizer = decide_decay(model, FLAGS.decay, FLAGS.weight_decay, guidelines)
+        if settings.decay == "coupled":
+            decay_kernels(model, settings.weight_decay)
+        guidelines = keras_gamma.Guidelines.parse(settings.guidelines)
+        plan, for_optimizer = decide_decay(model, settings.decay, settings.weight_decay, guidelines)
         print(plan)
         show_settings(folder)
         task.show()
-        compile_model(model, task, steps, for_optimizer)
+        compile_model(model, task, settings, steps, for_optimizer)
         progress = folder.load_checkpoint(model)
     check_decay(model, plan)
     if progress.epochs_done:
-        print(f"Resuming after epoch {progress.epochs_done} of {FLAGS.epochs}.")
-    fit(model, folder, cluster, progress, task, steps, plan)
+        print(f"Resuming after epoch {progress.epochs_done} of {settings.epochs}.")
+    fit(how, settings, model, folder, cluster, progress, task, steps, plan)
     metrics = {
         **task.results(progress),
         **report(folder, cluster, progress, task, plan),
@@ -131,25 +145,30 @@ def train(folder: Run, cluster: distribution.Cluster, task: Task) -> dict[str, A
     return metrics
 
 
-def steps_per_epoch(task: Task) -> int:
+def steps_per_epoch(task: Task, settings: TrainingSettings) -> int:
     """Returns the number of whole batches in an epoch."""
-    steps = task.train_size // FLAGS.batch_size
+    steps = task.train_size // settings.batch_size
     if steps == 0:
         raise UsageError(
-            f"--batch_size={FLAGS.batch_size} is more than the {task.train_size} training examples"
+            f"--batch_size={settings.batch_size} is more than the {task.train_size} training "
+            "examples"
         )
-    return min(steps, FLAGS.max_steps_per_epoch or steps)
+    return min(steps, settings.max_steps_per_epoch or steps)
 
 
-def make_reproducible() -> None:
+def make_reproducible(settings: TrainingSettings) -> None:
     """Seeds every generator; by default, also lets TensorFlow use deterministic kernels only."""
-    keras.utils.set_random_seed(FLAGS.seed)
-    if FLAGS.deterministic:
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
 
 
 def compile_model(
-    model: keras.Model, task: Task, steps: int, decay: keras_gamma.DecayPlan | None
+    model: keras.Model,
+    task: Task,
+    settings: TrainingSettings,
+    steps: int,
+    decay: keras_gamma.DecayPlan | None,
 ) -> None:
     """Compiles, and creates the optimizer's variables, so that a checkpoint can fill them.
 
@@ -157,65 +176,67 @@ def compile_model(
     step.
     """
     schedule = make_schedule(
-        FLAGS.schedule,
-        peak=FLAGS.learning_rate,
-        warmup_steps=round(FLAGS.warmup_epochs * steps),
-        total_steps=FLAGS.epochs * steps,
+        settings.schedule,
+        peak=settings.learning_rate,
+        warmup_steps=round(settings.warmup_epochs * steps),
+        total_steps=settings.epochs * steps,
     )
     total = FLAGS.epochs * steps
     print(
         tell_dose(FLAGS.optimizer, FLAGS.decay, FLAGS.weight_decay, schedule, total, FLAGS.momentum)
     )
     optimizer = make_optimizer(
-        FLAGS.optimizer,
+        settings.optimizer,
         schedule,
-        momentum=FLAGS.momentum,
-        nesterov=FLAGS.nesterov,
-        global_clipnorm=FLAGS.global_clipnorm,
-        weight_decay=FLAGS.weight_decay,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        global_clipnorm=settings.global_clipnorm,
+        weight_decay=settings.weight_decay,
         decay=decay,
     )
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=task.make_metrics(),
-        jit_compile=FLAGS.jit_compile,
+        jit_compile=settings.jit_compile,
     )
     model.optimizer.build(model.trainable_variables)  # mixed precision has wrapped it by now
 
 
 def fit(
+    how: RunSettings,
+    settings: TrainingSettings,
     model: keras.Model,
     folder: Run,
-    cluster: distribution.Cluster,
+    cluster: Cluster,
     progress: Progress,
     task: Task,
     steps: int,
     plan: keras_gamma.GammaPlan | keras_gamma.DecayPlan,
 ) -> None:
     """Trains the epochs that are not done yet; stops at once if it would not decay as planned."""
-    if progress.epochs_done == FLAGS.epochs:
+    if progress.epochs_done == settings.epochs:
         if cluster.is_chief:
             draw_monitor(folder.directory)
         return
-    verbose = int(FLAGS.verbose) if FLAGS.verbose != "auto" else (1 if sys.stdout.isatty() else 2)
+    verbose = int(how.verbose) if how.verbose != "auto" else (1 if sys.stdout.isatty() else 2)
     cluster.fit(
         model,
         task.train_batches(steps=steps, first_epoch=progress.epochs_done),
         steps_per_epoch=steps,
         initial_epoch=progress.epochs_done,
-        epochs=FLAGS.epochs,
+        epochs=settings.epochs,
         validation_data=task.test_batches(),
         verbose=verbose,
         callbacks=[
             keras_gamma.callbacks.DecayGuard(plan),
             SaveProgress(folder, progress),
             *(
-                monitor(folder.directory, FLAGS.monitor_every, partial(probe, task))
+                monitor(folder.directory, how.monitor_every, partial(probe, task))
                 if cluster.is_chief
                 else ()
             ),
-            *tensorboard(folder.directory / "tensorboard", FLAGS.tensorboard),
+            *tensorboard(folder.directory / "tensorboard", how.tensorboard),
         ],
     )
 
@@ -228,7 +249,7 @@ def probe(task: Task, size: int = 16) -> Any:
 
 def report(
     folder: Run,
-    cluster: distribution.Cluster,
+    cluster: Cluster,
     progress: Progress,
     task: Task,
     plan: keras_gamma.GammaPlan | keras_gamma.DecayPlan,

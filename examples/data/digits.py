@@ -4,7 +4,7 @@ Importing this module registers the builder, so that `tfds.load("digits")` works
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -31,7 +31,24 @@ def stratified_split(labels: np.ndarray) -> dict[str, np.ndarray]:
     return {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
+class Split(NamedTuple):
+    """Examples of one split: numbers in scikit-learn's order, grey levels 0 to 16, labels."""
+
+    indices: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def load() -> dict[str, Split]:
+    """Returns both splits; images have shape `(examples, 8, 8, 1)`."""
+    found = datasets.load_digits()
+    return {
+        split: Split(indices, found.images[indices][..., np.newaxis], found.target[indices])
+        for split, indices in stratified_split(found.target).items()
+    }
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # tfds has no types
     """Handwritten digits, 8x8 pixels, 17 grey levels: 1,437 for training, 360 for testing."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -57,17 +74,11 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # nothing to download
-        digits = datasets.load_digits()
-        # 17 grey levels, 0..16, onto the whole range of a byte: 0 -> 0, 16 -> 255.
-        images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
-        return {
-            split: self._generate_examples(images, digits.target, indices)
-            for split, indices in stratified_split(digits.target).items()
-        }
+        return {name: self._generate_examples(split) for name, split in load().items()}
 
-    def _generate_examples(
-        self, images: np.ndarray, labels: np.ndarray, indices: np.ndarray
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields each example with its index in scikit-learn's order as the key."""
-        for index in indices:
-            yield int(index), {"image": images[index], "label": int(labels[index])}
+        # 17 grey levels, 0..16, onto the whole range of a byte: 0 -> 0, 16 -> 255.
+        images = np.round(split.images * (255 / 16)).astype(np.uint8)
+        for index, image, label in zip(split.indices, images, split.labels, strict=True):
+            yield int(index), {"image": image, "label": int(label)}

@@ -95,7 +95,7 @@ def _font_path(name: str) -> Path:
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
 
 
-class Glyphs(tfds.core.GeneratorBasedBuilder):
+class Glyphs(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # tfds has no types
     """Distorted letters, 16x16 pixels; the test set is in fonts that training has not seen."""
 
     VERSION = tfds.core.Version("1.0.0")

@@ -142,7 +142,9 @@ def train_batches(
             .take(steps)
         )
 
-        def prepare(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]):
+        def prepare(
+            step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]
+        ) -> tuple[tf.Tensor, tf.Tensor]:
             images, labels = batch
             step_seed = tf.random.experimental.stateless_fold_in(epoch_seed, step)
             return _standardize(_augment(images, step_seed, shift, flip)), labels
@@ -205,7 +207,7 @@ def _first_line(error: Exception) -> str:
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
     """Like `builder.isprepared()`, which warns where there is nothing yet."""
-    return (builder.data_path / "dataset_info.json").exists()
+    return bool((builder.data_path / "dataset_info.json").exists())
 
 
 def _supervised_keys(info: tfds.core.DatasetInfo) -> tuple[str, str]:

@@ -7,6 +7,7 @@ are functions of (seed, epoch) alone.
 import dataclasses
 import glob
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ class TextData:
 
 
 def load_text(
-    *, patterns: list[str], dataset: str | None, data_dir: str | None, max_bytes: int
+    *, patterns: Sequence[str], dataset: str | None, data_dir: str | None, max_bytes: int
 ) -> TextData:
     """Reads text.
 
@@ -66,7 +67,8 @@ def load_text(
             f"--text={','.join(patterns)} names {len(paths)} files; expected 2 or more, for whole "
             "files are held out"
         )
-    train, test = [], []
+    train: list[bytes] = []
+    test: list[bytes] = []
     for number, path in enumerate(paths):
         try:
             content = path.read_bytes()

@@ -117,20 +117,18 @@ def curve(monitor: GammaMonitor, name: str) -> list[float | None]:
 
 def load_digits(seed: int, share_wrong: float) -> tuple[Any, Any]:
     """Returns the digits for training, some with a wrong label, and for testing."""
-    from sklearn import datasets
-
-    found = datasets.load_digits()
-    images = (found.images[..., np.newaxis] / 16 - 0.5).astype("float32")
-    split = digits.stratified_split(found.target)
-    labels = found.target[split["train"]].copy()
+    splits = {
+        name: ((split.images / 16 - 0.5).astype("float32"), split.labels)
+        for name, split in digits.load().items()
+    }
+    images, labels = splits["train"]
     random = np.random.default_rng(seed)
     wrong = random.choice(len(labels), int(share_wrong * len(labels)), replace=False)
     labels[wrong] = (labels[wrong] + random.integers(1, 10, len(wrong))) % 10
-    test = images[split["test"]], found.target[split["test"]]
-    return (images[split["train"]], labels), test
+    return (images, labels), splits["test"]
 
 
-class WeightNormalizedDense(layers.Layer):
+class WeightNormalizedDense(layers.Layer):  # type: ignore[misc]  # Keras has no types
     """A dense layer with the kernel g·v/‖v‖ (Salimans & Kingma, arXiv:1602.07868)."""
 
     def __init__(self, units: int):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from examples.core.cli import UsageError
-from examples.core.files import AlreadyLocked, locked, write_atomic
+from examples.core.files import claimed, write_atomic
+from examples.core.settings import differences
 from keras_gamma.dynamics import monitor_log
 
 Job = dict[str, Any]
@@ -40,15 +41,8 @@ class Results:
         except monitor_log.DamagedLineError as error:
             raise UsageError(f"{path} is damaged in line {error.number}: {error.cause}") from error
         if lines and lines[0] != self.settings:
-            names = sorted(
-                name
-                for name in lines[0].keys() | self.settings.keys()
-                if lines[0].get(name) != self.settings.get(name)
-            )
-            changes = ", ".join(
-                f"{name} was {lines[0].get(name)!r} and is now {self.settings.get(name)!r}"
-                for name in names
-            )
+            different = differences(lines[0], self.settings)
+            changes = ", ".join(f"{n} was {was!r} and is now {now!r}" for n, was, now in different)
             raise UsageError(
                 f"{path} holds results of other settings: {changes}. Repeat them to go on, or give "
                 "another --output_dir"
@@ -93,42 +87,42 @@ def run_jobs(
         tell: what to print of a row.
         threads: whether `work` starts a process by itself, so that threads will do.
     """
+    with claimed(directory, "at work"):
+        results = Results(directory / "results.jsonl", settings)
+        left = [job for job in jobs if results.get(job) is None]
+        if len(left) < len(jobs):
+            print(f"{len(jobs) - len(left)} of {len(jobs)} runs were done before.")
+
+        def keep(row: Row) -> None:
+            results.add(row)
+            print(f"[{len(results.rows)}/{len(jobs)}] {tell(row)}", flush=True)
+
+        with _pool(threads, processes) as pool:
+            _carry_out({pool.submit(work, job): job for job in left}, keep)
+        rows = [results.get(job) for job in jobs]
+        return [row for row in rows if row is not None]
+
+
+def _carry_out(waiting: Mapping["futures.Future[Row]", Job], keep: Callable[[Row], None]) -> None:
+    """Keeps results as they come. After a failure no more are begun; those that run are kept."""
+    failure: BaseException | None = None
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with locked(directory / ".lock", wait=False):
-            results = Results(directory / "results.jsonl", settings)
-            left = [job for job in jobs if results.get(job) is None]
-            if len(left) < len(jobs):
-                print(f"{len(jobs) - len(left)} of {len(jobs)} runs were done before.")
-            with _pool(threads, processes) as pool:
-                waiting = {pool.submit(work, job): job for job in left}
-                failure: BaseException | None = None
-                try:
-                    for future in futures.as_completed(waiting):
-                        if future.cancelled():
-                            continue
-                        if future.exception() is None:
-                            row = waiting[future] | future.result()
-                            results.add(row)
-                            print(f"[{len(results.rows)}/{len(jobs)}] {tell(row)}", flush=True)
-                        elif failure is None:
-                            # No more are begun; what is running is waited for, and kept.
-                            failure = future.exception()
-                            _cancel(waiting)
-                except BaseException:
-                    _cancel(waiting)
-                    raise
-                if failure is not None:
-                    raise failure
-            rows = [results.get(job) for job in jobs]
-            return [row for row in rows if row is not None]
-    except AlreadyLocked as error:
-        raise UsageError(
-            f"another process is at work in {directory}; give this one another --output_dir"
-        ) from error
+        for future in futures.as_completed(waiting):
+            if future.cancelled():
+                continue
+            if future.exception() is None:
+                keep(waiting[future] | future.result())
+            elif failure is None:
+                failure = future.exception()
+                _cancel(waiting)
+    except BaseException:
+        _cancel(waiting)
+        raise
+    if failure is not None:
+        raise failure
 
 
-def _cancel(waiting: Iterable[futures.Future]) -> None:
+def _cancel(waiting: Iterable["futures.Future[Row]"]) -> None:
     for future in waiting:
         future.cancel()
 

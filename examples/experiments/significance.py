@@ -60,7 +60,7 @@ def geometric_mean(values: Sequence[float | None]) -> float | None:
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """Returns the mean difference `first - second` of values of the same seeds."""
-    return estimate(np.subtract(first, second))
+    return estimate(np.subtract(first, second).tolist())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -5,12 +5,14 @@
 `keras_cv_resnet{18,34,50,101,152}[_v2]` an ImageNet-style backbone with a new classification head.
 """
 
+import dataclasses
 import re
 
 import keras
 from keras import layers
 
 from examples.core.cli import UsageError
+from examples.core.settings import setting
 
 _STAGES = 3
 _CONVOLUTIONS_PER_BLOCK = {1: 2, 2: 3}
@@ -29,6 +31,37 @@ _KERAS_CV_SMALLEST_INPUT = 64
 
 _OUR_NAME = re.compile(r"resnet(\d+)_v([12])")
 _KERAS_CV_NAME = re.compile(r"keras_cv[_:]resnet(\d+)(_v2)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetSettings:
+    """Which residual network."""
+
+    model: str = setting(
+        "resnet14_v1",
+        "resnet<6n+2>_v1, resnet<9n+2>_v2, or keras_cv_resnet{18,34,50,101,152}[_v2].",
+    )
+    width: int = setting(16, "Filters of the first stage (not keras_cv_*).", low=1)
+    batch_norm_momentum: float = setting(
+        0.9, "Of batch normalization (not keras_cv_*).", low=0.0, high=1.0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a network is built for.
+
+    Args:
+        image: height, width and channels of an image.
+        classes: number of classes.
+        width: filters of the first stage; keras-cv's backbones keep their own (64).
+        batch_norm_momentum: of our networks; how much of the old statistics a step keeps.
+    """
+
+    image: tuple[int, int, int]
+    classes: int
+    width: int = 16
+    batch_norm_momentum: float = 0.9
 
 
 def check_model_name(name: str) -> None:
@@ -67,23 +100,13 @@ def build_model(
         UsageError: there is no such model, or keras-cv is not installed.
     """
     check_model_name(name)
+    shape = Shape(input_shape, num_classes, width, batch_norm_momentum)
     if match := _OUR_NAME.fullmatch(name):
         build = resnet_v1 if match[2] == "1" else resnet_v2
-        model = build(
-            int(match[1]),
-            input_shape=input_shape,
-            num_classes=num_classes,
-            width=width,
-            batch_norm_momentum=batch_norm_momentum,
-        )
-    elif match := _KERAS_CV_NAME.fullmatch(name):
-        model = keras_cv_classifier(
-            int(match[1]),
-            version=2 if match[2] else 1,
-            input_shape=input_shape,
-            num_classes=num_classes,
-        )
-    return model
+        return build(int(match[1]), shape)
+    match = _KERAS_CV_NAME.fullmatch(name)
+    assert match is not None, "the name has been checked"
+    return keras_cv_classifier(int(match[1]), shape, version=2 if match[2] else 1)
 
 
 def blocks_per_stage(depth: int, version: int) -> int:
@@ -100,22 +123,15 @@ def blocks_per_stage(depth: int, version: int) -> int:
     return blocks
 
 
-def resnet_v1(
-    depth: int,
-    *,
-    input_shape: tuple[int, int, int],
-    num_classes: int,
-    width: int = 16,
-    batch_norm_momentum: float = 0.9,
-) -> keras.Model:
-    """Builds a post-activation network of `depth = 6n+2` layers: see `build_model` for the rest."""
+def resnet_v1(depth: int, shape: Shape) -> keras.Model:
+    """Builds a post-activation network of `depth = 6n+2` layers."""
     blocks = blocks_per_stage(depth, version=1)
-    parts = _Parts(batch_norm_momentum)
-    inputs = keras.Input(input_shape, name="image")
-    x = parts.conv_norm(inputs, width, name="stem")
+    parts = _Parts(shape.batch_norm_momentum)
+    inputs = keras.Input(shape.image, name="image")
+    x = parts.conv_norm(inputs, shape.width, name="stem")
     x = layers.ReLU(name="stem_relu")(x)
     for stage in range(_STAGES):
-        filters = width * 2**stage
+        filters = shape.width * 2**stage
         for block in range(blocks):
             name = f"stage{stage + 1}_block{block + 1}"
             stride = 2 if stage > 0 and block == 0 else 1
@@ -127,28 +143,21 @@ def resnet_v1(
             y = parts.conv_norm(y, filters, name=f"{name}_2")
             x = layers.Add(name=f"{name}_add")([shortcut, y])
             x = layers.ReLU(name=f"{name}_relu")(x)
-    return keras.Model(inputs, _head(x, num_classes), name=f"resnet{depth}_v1")
+    return keras.Model(inputs, _head(x, shape.classes), name=f"resnet{depth}_v1")
 
 
-def resnet_v2(
-    depth: int,
-    *,
-    input_shape: tuple[int, int, int],
-    num_classes: int,
-    width: int = 16,
-    batch_norm_momentum: float = 0.9,
-) -> keras.Model:
-    """Builds a pre-activation bottleneck network of `depth = 9n+2` layers: see `build_model`.
+def resnet_v2(depth: int, shape: Shape) -> keras.Model:
+    """Builds a pre-activation bottleneck network of `depth = 9n+2` layers.
 
     The first block of a stage changes the number of filters, so its shortcut is a convolution of
     the pre-activation; the others' is the identity.
     """
     blocks = blocks_per_stage(depth, version=2)
-    parts = _Parts(batch_norm_momentum)
-    inputs = keras.Input(input_shape, name="image")
-    x = parts.conv(inputs, width, name="stem_conv")
+    parts = _Parts(shape.batch_norm_momentum)
+    inputs = keras.Input(shape.image, name="image")
+    x = parts.conv(inputs, shape.width, name="stem_conv")
     for stage in range(_STAGES):
-        filters = width * 2**stage
+        filters = shape.width * 2**stage
         for block in range(blocks):
             name = f"stage{stage + 1}_block{block + 1}"
             stride = 2 if stage > 0 and block == 0 else 1
@@ -165,12 +174,10 @@ def resnet_v2(
             y = parts.conv(y, _EXPANSION * filters, 1, name=f"{name}_3_conv")
             x = layers.Add(name=f"{name}_add")([shortcut, y])
     x = parts.norm_relu(x, name="post")
-    return keras.Model(inputs, _head(x, num_classes), name=f"resnet{depth}_v2")
+    return keras.Model(inputs, _head(x, shape.classes), name=f"resnet{depth}_v2")
 
 
-def keras_cv_classifier(
-    depth: int, *, version: int, input_shape: tuple[int, int, int], num_classes: int
-) -> keras.Model:
+def keras_cv_classifier(depth: int, shape: Shape, *, version: int) -> keras.Model:
     """Builds a randomly initialized keras-cv backbone with pooling and a dense layer on top.
 
     The backbone is made from its class: keras-cv's named ones ask the network for a preset. Images
@@ -182,9 +189,9 @@ def keras_cv_classifier(
         raise UsageError("keras_cv_* models need keras-cv: pip install keras-cv") from error
     block_type, stackwise_blocks = _KERAS_CV_STACKS[depth]
     backbones = {1: keras_cv.models.ResNetBackbone, 2: keras_cv.models.ResNetV2Backbone}
-    inputs = x = keras.Input(input_shape, name="image")
-    scale = _KERAS_CV_SMALLEST_INPUT / min(input_shape[:2])
-    size = [round(side * max(scale, 1)) for side in input_shape[:2]]
+    inputs = x = keras.Input(shape.image, name="image")
+    scale = _KERAS_CV_SMALLEST_INPUT / min(shape.image[:2])
+    size = [round(side * max(scale, 1)) for side in shape.image[:2]]
     if scale > 1:
         x = layers.Resizing(*size, name="enlarge")(x)
     backbone = backbones[version](
@@ -193,11 +200,11 @@ def keras_cv_classifier(
         stackwise_strides=[1, 2, 2, 2],
         block_type=block_type,
         include_rescaling=False,
-        input_shape=(*size, input_shape[2]),
+        input_shape=(*size, shape.image[2]),
         name=f"resnet{depth}_v{version}_backbone",
     )
     return keras.Model(
-        inputs, _head(backbone(x), num_classes), name=f"keras_cv_resnet{depth}_v{version}"
+        inputs, _head(backbone(x), shape.classes), name=f"keras_cv_resnet{depth}_v{version}"
     )
 
 
@@ -207,7 +214,9 @@ class _Parts:
     def __init__(self, batch_norm_momentum: float):
         self._momentum = batch_norm_momentum
 
-    def conv(self, x, filters: int, size: int = 3, stride: int = 1, *, name: str):
+    def conv(
+        self, x: keras.KerasTensor, filters: int, size: int = 3, stride: int = 1, *, name: str
+    ) -> keras.KerasTensor:
         """A convolution without a bias, which the normalization behind it would cancel."""
         return layers.Conv2D(
             filters,
@@ -219,20 +228,22 @@ class _Parts:
             name=name,
         )(x)
 
-    def norm(self, x, *, name: str):
+    def norm(self, x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
         return layers.BatchNormalization(momentum=self._momentum, epsilon=1e-5, name=name)(x)
 
-    def conv_norm(self, x, filters: int, size: int = 3, stride: int = 1, *, name: str):
+    def conv_norm(
+        self, x: keras.KerasTensor, filters: int, size: int = 3, stride: int = 1, *, name: str
+    ) -> keras.KerasTensor:
         """Convolution, then normalization: half a v1 block."""
         x = self.conv(x, filters, size, stride, name=f"{name}_conv")
         return self.norm(x, name=f"{name}_bn")
 
-    def norm_relu(self, x, *, name: str):
+    def norm_relu(self, x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
         """Normalization, then ReLU: what precedes each convolution in v2."""
         return layers.ReLU(name=f"{name}_relu")(self.norm(x, name=f"{name}_bn"))
 
 
-def _head(x, num_classes: int):
+def _head(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     """Pools over the image; the logits stay in float32 under mixed precision."""
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return layers.Dense(

@@ -12,11 +12,13 @@ a post-norm block, `norm(x + f(x))`, every γ is `trunk`.
 
 import dataclasses
 import difflib
+import types
 
 import keras
 from keras import layers, ops
 
 from examples.core.cli import UsageError
+from examples.core.settings import setting
 
 VISION = ("vit", "keras_hub_vit")
 LANGUAGE = ("gpt", "keras_hub_gpt2", "keras_hub_llama")
@@ -26,31 +28,39 @@ LANGUAGE = ("gpt", "keras_hub_gpt2", "keras_hub_llama")
 class Size:
     """The sizes of a transformer.
 
-    Args:
-        depth: blocks.
-        width: features of the residual stream.
-        heads: of the attention; divides `width`.
-        mlp_ratio: hidden units of the MLP, in multiples of `width`.
-        dropout: share that is dropped at the end of every branch.
-        norm: `layer` or `rms`.
-        norm_position: `pre` or `post`.
+    Raises:
+        UsageError: they do not go together.
     """
 
-    depth: int = 4
-    width: int = 64
-    heads: int = 4
-    mlp_ratio: int = 4
-    dropout: float = 0.1
-    norm: str = "layer"
-    norm_position: str = "pre"
+    depth: int = setting(4, "Blocks.", low=1)
+    width: int = setting(64, "Features of the residual stream.", low=1)
+    heads: int = setting(4, "Of the attention.", low=1)
+    mlp_ratio: int = setting(4, "Hidden units, in multiples of --width.", low=1)
+    dropout: float = setting(0.1, "At the end of every branch.", low=0.0, high=0.99)
+    norm: str = setting("layer", "The normalization.", choices=["layer", "rms"])
+    norm_position: str = setting(
+        "pre", "x + f(norm(x)), or norm(x + f(x)).", choices=["pre", "post"]
+    )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.width % self.heads:
             raise UsageError(f"--heads={self.heads} must divide --width={self.width}")
 
     def make_norm(self, name: str) -> keras.Layer:
         kind = {"layer": layers.LayerNormalization, "rms": layers.RMSNormalization}[self.norm]
         return kind(epsilon=1e-6, name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerSettings:
+    """Which transformer."""
+
+    model: str = setting(
+        None,
+        "vit (the default) or keras_hub_vit; gpt (the default), keras_hub_gpt2 or "
+        "keras_hub_llama for --task=lm.",
+    )
+    patch_size: int = setting(2, "Side of an image's patches (vision).", low=1)
 
 
 def check_model_name(name: str, task: str) -> None:
@@ -148,13 +158,13 @@ def _blocks(size: Size, x: keras.KerasTensor, *, causal: bool) -> keras.KerasTen
 def _block(size: Size, x: keras.KerasTensor, name: str, causal: bool) -> keras.KerasTensor:
     """An attention and an MLP, each in a residual branch."""
 
-    def attention(h):
+    def attention(h: keras.KerasTensor) -> keras.KerasTensor:
         h = layers.MultiHeadAttention(
             size.heads, size.width // size.heads, name=f"{name}_attention"
         )(h, h, use_causal_mask=causal)
         return layers.Dropout(size.dropout, name=f"{name}_attention_dropout")(h)
 
-    def mlp(h):
+    def mlp(h: keras.KerasTensor) -> keras.KerasTensor:
         hidden = size.width * size.mlp_ratio
         h = layers.Dense(hidden, activation="gelu", name=f"{name}_mlp_in")(h)
         h = layers.Dense(size.width, name=f"{name}_mlp_out")(h)
@@ -198,9 +208,10 @@ def _check_pre_layer_norm(size: Size, name: str) -> None:
         raise UsageError(f"{name} has --norm=layer and --norm_position=pre, and no other")
 
 
-def _keras_hub():
+def _keras_hub() -> types.ModuleType:
     try:
         import keras_hub
     except ImportError as error:
         raise UsageError("keras_hub_* models need keras-hub: pip install keras-hub") from error
-    return keras_hub
+    module: types.ModuleType = keras_hub
+    return module

@@ -1,5 +1,6 @@
 """Image classification as a task of `training`: data, metrics, and a confusion matrix."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,25 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 from examples.core.run_state import Progress
+from examples.core.settings import setting
+from examples.core.training_settings import RunSettings, TrainingSettings
 from examples.data import loading
 from examples.experiments import pictures
 
-FLAGS = flags.FLAGS
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+    """Which images, and how they are shown."""
+
+    dataset: str = setting(
+        "digits", "An image classification set of tensorflow-datasets, or digits."
+    )
+    image_size: int = setting(0, "Side to resize images to; 0: leave them.", low=0)
+    shift: int = setting(-1, "Move training images by up to so many pixels; -1: an eighth.", low=-1)
+    flip: bool = setting(False, "Mirror every other training image, left to right.")
+    eval_batch_size: int = setting(512, "Examples in a test batch.", low=1)
 
 
 class ImageTask:
@@ -21,17 +34,27 @@ class ImageTask:
 
     Args:
         build: function `(image_shape, num_classes)` that returns a model of logits.
-        dataset: string, name of the data set.
+        settings: which images, and how they are shown.
+        training: hyperparameters.
+        how: where data sets lie, and whether to keep them in memory.
     """
 
-    def __init__(self, build: Callable[[tuple[int, int, int], int], keras.Model], dataset: str):
+    def __init__(
+        self,
+        build: Callable[[tuple[int, int, int], int], keras.Model],
+        settings: ImageSettings,
+        training: TrainingSettings,
+        how: RunSettings,
+    ):
         self._build = build
+        self._settings = settings
+        self._training = training
         self.images = loading.load_images(
-            dataset,
-            data_dir=FLAGS.data_dir,
-            image_size=FLAGS.image_size,
-            limit_examples=FLAGS.limit_examples,
-            cache=FLAGS.cache,
+            settings.dataset,
+            data_dir=how.data_dir,
+            image_size=settings.image_size,
+            limit_examples=training.limit_examples,
+            cache=how.cache,
         )
         self.train_size = self.images.train_size
 
@@ -53,20 +76,21 @@ class ImageTask:
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
     def train_batches(self, *, steps: int, first_epoch: int) -> tf.data.Dataset:
-        shift = FLAGS.shift if FLAGS.shift >= 0 else min(self.images.image_shape[:2]) // 8
+        settings, training = self._settings, self._training
+        shift = settings.shift if settings.shift >= 0 else min(self.images.image_shape[:2]) // 8
         return loading.train_batches(
             self.images,
-            batch_size=FLAGS.batch_size,
+            batch_size=training.batch_size,
             steps=steps,
             first_epoch=first_epoch,
-            epochs=FLAGS.epochs,
-            seed=FLAGS.seed,
+            epochs=training.epochs,
+            seed=training.seed,
             shift=shift,
-            flip=FLAGS.flip,
+            flip=settings.flip,
         )
 
     def test_batches(self) -> tf.data.Dataset:
-        return loading.test_batches(self.images, FLAGS.eval_batch_size)
+        return loading.test_batches(self.images, self._settings.eval_batch_size)
 
     def results(self, progress: Progress) -> dict[str, Any]:
         """The best accuracy is the best epoch's on the test set itself: compare final ones."""
@@ -87,7 +111,7 @@ class ImageTask:
     def finish(self, model: keras.Model, directory: Path) -> None:
         counts = np.zeros((self.images.num_classes,) * 2, int)
         for images, labels in self.test_batches():
-            found = np.argmax(keras.ops.convert_to_numpy(model(images, training=False)), axis=-1)
+            found = np.argmax(model.predict_on_batch(images.numpy()), axis=-1)
             np.add.at(counts, (labels.numpy(), found), 1)
         path = directory / "confusion.png"
         pictures.confusion_matrix(counts, path)

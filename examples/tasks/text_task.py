@@ -1,5 +1,6 @@
 """Language modelling as a task of `training`: data, metrics, and a sample of text."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +9,29 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 from examples.core.cli import UsageError
 from examples.core.files import write_atomic
 from examples.core.run_state import Progress
+from examples.core.settings import setting
+from examples.core.training_settings import RunSettings, TrainingSettings
 from examples.data import text
 
-FLAGS = flags.FLAGS
+
+@dataclasses.dataclass(frozen=True)
+class TextSettings:
+    """Which text, and the sample of it."""
+
+    text: tuple[str, ...] = setting(
+        (),
+        "Files or glob patterns to learn from (lm); default: the sources of Python's standard "
+        "library, or the set of --dataset.",
+    )
+    max_bytes: int = setting(1_000_000, "Bytes to learn from, at most; 0: all.", low=0)
+    sequence_length: int = setting(128, "Bytes in an example.", low=2)
+    prompt: str = setting("def ", "What the sample of text begins with.")
+    sample_bytes: int = setting(400, "Length of the sample.", low=0)
+    temperature: float = setting(0.7, "Of the sample; 0: the likeliest byte.", low=0.0)
 
 
 class TextTask:
@@ -23,21 +39,36 @@ class TextTask:
 
     Args:
         build: function `(vocabulary, length)` that returns a model of logits.
-        dataset: string, a text set of tensorflow-datasets, or `None` for files.
+        settings: which text, and the sample of it.
+        training: hyperparameters.
+        how: where data sets lie.
+        dataset: a text set of tensorflow-datasets, or `None` for files.
+        eval_batch_size: examples in a test batch of images; texts are longer.
     """
 
-    def __init__(self, build: Callable[[int, int], keras.Model], dataset: str | None):
+    def __init__(
+        self,
+        build: Callable[[int, int], keras.Model],
+        settings: TextSettings,
+        training: TrainingSettings,
+        how: RunSettings,
+        dataset: str | None,
+        eval_batch_size: int,
+    ):
         self._build = build
+        self._settings = settings
+        self._training = training
+        self._eval_batch_size = eval_batch_size
         self.text = text.load_text(
-            patterns=FLAGS.text,
+            patterns=settings.text,
             dataset=dataset,
-            data_dir=FLAGS.data_dir,
-            max_bytes=FLAGS.max_bytes,
+            data_dir=how.data_dir,
+            max_bytes=settings.max_bytes,
         )
-        self.length = FLAGS.sequence_length
+        self.length = settings.sequence_length
         self.train_size = text.number_of_pieces(self.text.train, self.length)
-        if FLAGS.limit_examples:
-            self.train_size = min(self.train_size, FLAGS.limit_examples)
+        if training.limit_examples:
+            self.train_size = min(self.train_size, training.limit_examples)
         if len(self.text.test) <= self.length:
             raise UsageError(
                 f"--sequence_length={self.length} is more than the {len(self.text.test)} bytes "
@@ -68,15 +99,15 @@ class TextTask:
         return text.train_batches(
             self.text.train,
             length=self.length,
-            batch_size=FLAGS.batch_size,
+            batch_size=self._training.batch_size,
             steps=steps,
             first_epoch=first_epoch,
-            epochs=FLAGS.epochs,
-            seed=FLAGS.seed,
+            epochs=self._training.epochs,
+            seed=self._training.seed,
         )
 
     def test_batches(self) -> tf.data.Dataset:
-        size = max(1, FLAGS.eval_batch_size // 8)
+        size = max(1, self._eval_batch_size // 8)
         return text.test_batches(self.text.test, length=self.length, batch_size=size)
 
     def results(self, progress: Progress) -> dict[str, Any]:
@@ -95,10 +126,16 @@ class TextTask:
         )
 
     def finish(self, model: keras.Model, directory: Path) -> None:
+        settings = self._settings
         sample = generate(
-            model, FLAGS.prompt, FLAGS.sample_bytes, self.length, FLAGS.temperature, FLAGS.seed
+            model,
+            settings.prompt,
+            settings.sample_bytes,
+            self.length,
+            settings.temperature,
+            self._training.seed,
         )
-        print(f"A sample, after {FLAGS.prompt!r} ({directory / 'sample.txt'}):\n{sample}")
+        print(f"A sample, after {settings.prompt!r} ({directory / 'sample.txt'}):\n{sample}")
         write_atomic(directory / "sample.txt", (sample + "\n").encode())
 
 
@@ -117,16 +154,11 @@ def generate(
     """
     random = np.random.default_rng(seed)
     tokens = list(prompt.encode() or b"\n")
-
-    @tf.function(reduce_retracing=True)
-    def logits_at(window, place):
-        return model(window, training=False)[0, place]
-
     for _ in range(count):
         seen = tokens[-length:]
         window = np.zeros((1, length), np.int32)
         window[0, : len(seen)] = seen  # What follows is not seen: the model is causal.
-        logits = np.asarray(logits_at(window, tf.constant(len(seen) - 1)), np.float64)
+        logits = np.asarray(model.predict_on_batch(window)[0, len(seen) - 1], np.float64)
         if temperature:
             weights = np.exp((logits - logits.max()) / temperature)
             tokens.append(int(random.choice(len(weights), p=weights / weights.sum())))

@@ -1,4 +1,6 @@
 from . import equilibrium as equilibrium
+from . import monitor_log as monitor_log
+from . import monitor_picture as monitor_picture
 from .branches import BranchRatio as BranchRatio
 from .branches import branch_ratios as branch_ratios
 from .instability import Event as Event

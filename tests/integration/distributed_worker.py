@@ -22,7 +22,9 @@ from absl import flags
 from keras import layers
 
 import keras_gamma
-from examples.cluster import distribution
+from examples.cluster.opening import open_run
+from examples.cluster.settings import ClusterSettings
+from examples.core import settings
 
 STEPS, BATCH = 20, 8
 SETTINGS = {"batch_size": BATCH}
@@ -121,9 +123,11 @@ def disagree(cluster, model):
 
 def main():
     folder = Path(sys.argv[1])
-    distribution.define_distribution_flags()
+    settings.define(ClusterSettings)
     flags.FLAGS(["worker", *sys.argv[2:]])
-    with distribution.open_run(str(folder / "run"), SETTINGS, resume=True) as (run, cluster):
+    devices = settings.read(ClusterSettings)
+    opened = open_run(str(folder / "run"), SETTINGS, resume=True, devices=devices)
+    with opened as (run, cluster):
         del run
         (folder / str(cluster.index)).mkdir()
         for decay in os.environ["DECAYS"].split():

@@ -19,6 +19,7 @@ from examples import {script} as script
 from examples.core import training
 from examples.core.cli import UsageError
 import tensorflow_datasets as tfds
+from absl import flags
 from absl.testing import flagsaver
 
 todo = json.loads(sys.argv[1])
@@ -41,7 +42,7 @@ training.SaveProgress = KillInBatch
 for run in todo["runs"]:
     mock = tfds.testing.mock_data(num_examples=48) if run.get("mock") else contextlib.nullcontext()
     with flagsaver.flagsaver(), mock:
-        script.FLAGS(["train", *run["flags"]])
+        flags.FLAGS(["train", *run["flags"]])
         try:
             script.main([""])
         except UsageError as error:

@@ -17,7 +17,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from keras import layers
 
 import keras_gamma
@@ -28,7 +27,10 @@ sys.path.insert(0, str(ROOT))
 
 pytest.importorskip("tensorflow_datasets")
 
-from examples.cluster import distribution, rendezvous  # noqa: E402
+from examples.cluster import opening, rendezvous  # noqa: E402
+from examples.cluster.cluster import check_that_jax_can_share  # noqa: E402
+from examples.cluster.members import members  # noqa: E402
+from examples.cluster.settings import ClusterSettings  # noqa: E402
 from examples.core import files, throughput  # noqa: E402
 from examples.core.cli import UsageError  # noqa: E402
 
@@ -247,7 +249,7 @@ class Killed(callbacks.SaveProgress):
 
 callbacks.SaveProgress = Killed
 sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+runpy.run_module("examples.train_resnet", run_name="__main__")
 """
 
 
@@ -373,7 +375,7 @@ def test_workers_must_have_the_same_flags():
 
     def go(index):
         with pytest.raises(UsageError) as error:
-            distribution._agree(addresses, index, "runs/a", {"seed": index, "b": 1}, True, 20)
+            opening.agree(addresses, index, "runs/a", {"seed": index, "b": 1}, True, 20)
         errors[index] = str(error.value)
 
     threads = [threading.Thread(target=go, args=(i,)) for i in (0, 1)]
@@ -386,28 +388,30 @@ def test_workers_must_have_the_same_flags():
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("devices", "jit_compile", "message"),
     [
-        (["--virtual_devices=2"], "needs --strategy=mirrored or multi_worker"),
-        (["--strategy=multi_worker", "--jit_compile"], "--jit_compile does not work with"),
+        ({"virtual_devices": 2}, False, "needs --strategy=mirrored or multi_worker"),
+        ({"strategy": "multi_worker"}, True, "--jit_compile does not work with"),
     ],
 )
-def test_flags_that_cannot_go_together_are_refused(flags, message):
-    from examples import train_resnet
-
-    with flagsaver.flagsaver():
-        train_resnet.FLAGS(["train_resnet", *flags])
-        with pytest.raises(UsageError, match=message):
-            with distribution.open_run("nowhere", {"batch_size": 8}, resume=True):
-                pass
+def test_flags_that_cannot_go_together_are_refused(devices, jit_compile, message):
+    with pytest.raises(UsageError, match=message):
+        with opening.open_run(
+            "nowhere",
+            {"batch_size": 8},
+            resume=True,
+            devices=ClusterSettings(**devices),
+            jit_compile=jit_compile,
+        ):
+            pass
     assert not Path("nowhere").exists()
 
 
 def test_jax_is_not_given_a_batch_that_it_cannot_share():
     batches = tf.data.Dataset.range(10).batch(4)
-    distribution._check_that_jax_can_share(batches, 2)
+    check_that_jax_can_share(batches, 2)
     with pytest.raises(UsageError, match=r"multiple of the 4 devices.*got one of 2"):
-        distribution._check_that_jax_can_share(batches, 4)
+        check_that_jax_can_share(batches, 4)
 
 
 # --- who is who -----------------------------------------------------------------------------------
@@ -418,7 +422,7 @@ def test_members_of_tf_config_begin_with_the_chief(monkeypatch):
     for task, number in ((("chief", 0), 0), (("worker", 0), 1), (("worker", 1), 2)):
         value = {"cluster": cluster, "task": {"type": task[0], "index": task[1]}}
         monkeypatch.setenv("TF_CONFIG", json.dumps(value))
-        _, addresses, index = distribution._members("multi_worker")
+        _, addresses, index = members("multi_worker")
         assert (addresses, index) == (["a:3", "b:1", "c:2"], number)
 
 
@@ -428,7 +432,7 @@ def test_members_of_a_slurm_step(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_STEP_NODELIST", "node[07-08]")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "2(x2)")
-    _, addresses, index = distribution._members("multi_worker")
+    _, addresses, index = members("multi_worker")
     assert addresses == ["node07:8888", "node07:8889", "node08:8888", "node08:8889"]
     assert index == 2
 
@@ -448,7 +452,7 @@ def test_a_wrong_tf_config_is_refused(monkeypatch, config, message):
     text = config if isinstance(config, str) else json.dumps(config or {})
     monkeypatch.setenv("TF_CONFIG", "" if config is None else text)
     with pytest.raises(UsageError, match=message):
-        distribution._members("multi_worker")
+        members("multi_worker")
 
 
 # --- distributed_fit ------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("sklearn")
 
-from examples import train_resnet  # noqa: E402
+import examples.train_resnet  # noqa: E402, F401  (defines its flags)
 from examples.core import files, run_state  # noqa: E402
 from examples.core.cli import UsageError  # noqa: E402
 from examples.core.decay import decay_kernels  # noqa: E402
@@ -407,7 +407,7 @@ def test_one_folder_takes_one_process(tmp_path):
 def test_wrong_flags_are_refused(flag):
     with flagsaver.flagsaver():
         with pytest.raises(flags.IllegalFlagValueError, match=flag[2:].partition("=")[0]):
-            train_resnet.FLAGS(["train_resnet", flag])
+            flags.FLAGS(["train_resnet", flag])
 
 
 def test_help_lists_the_flags():

@@ -1,0 +1,124 @@
+"""The devices of a run, and training on them."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from examples.cluster.batch_norm import synchronized_batch_norm
+from examples.core.cli import UsageError
+from examples.core.throughput import ThroughputReport, pipeline_rate
+from keras_gamma import distribute
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The devices of a run, and this process's place among them."""
+
+    kind: str
+    devices: tuple[str, ...]  # of this worker
+    strategy: tf.distribute.Strategy | None = None
+    workers: int = 1
+    index: int = 0
+    replicas: int = 1
+    batch_size: int = 0  # of all replicas together
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.index == 0
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Where models are built and compiled."""
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+
+    def fit(self, model: keras.Model, batches: tf.data.Dataset, **arguments: Any) -> Any:
+        """Trains on global batches, like `model.fit(batches, **arguments)`.
+
+        The batches must be the same whenever they are iterated over (functions of a seed and of the
+        epoch), for they are read once more, to measure the pipeline.
+
+        Batch normalization is synchronized for as long as this takes; the saved model knows nothing
+        of it. Tells, after an epoch, whether the input pipeline keeps up.
+        """
+        if keras.backend.backend() == "jax" and "validation_data" in arguments:
+            check_that_jax_can_share(arguments["validation_data"], self.replicas)
+        if self.is_chief:
+            rate = pipeline_rate(batches, batch_size=self.batch_size)
+            report = ThroughputReport(rate, self.batch_size)
+            arguments["callbacks"] = [*arguments.get("callbacks", ()), report]
+        with synchronized_batch_norm(model, self.strategy is not None and self.replicas > 1):
+            if self.workers > 1:
+                with _told_when_a_worker_is_lost():
+                    return distribute.distributed_fit(model, batches, **arguments)
+            with distribute.gradients_added_first(model):
+                return model.fit(batches, shuffle=False, **arguments)
+
+    def wait_for_all(self) -> None:
+        """Returns when all workers have come here."""
+        if self.workers > 1 and self.strategy is not None:
+            self.strategy.reduce("SUM", tf.constant(1.0), axis=None)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what belongs in a report."""
+        return {
+            "strategy": self.kind,
+            "backend": keras.backend.backend(),
+            "workers": self.workers,
+            "replicas": self.replicas,
+            "devices_per_worker": list(self.devices),
+        }
+
+    def show(self) -> None:
+        """Prints who does what."""
+        print(
+            f"Strategy {self.kind}: {self.replicas} replica{'s' * (self.replicas > 1)} in "
+            f"{self.workers} process{'es' * (self.workers > 1)}, here on {', '.join(self.devices)}"
+        )
+        if self.replicas == 1:
+            return
+        print(
+            f"  global batch {self.batch_size} = {self.replicas} x "
+            f"{self.batch_size // self.replicas}, the "
+            "same examples in the same order as on one device\n"
+            "  learning rate and decay: for the global batch, not scaled\n"
+            "  batch normalization: over the global batch\n"
+            f"  seeds: the same for all; dropout draws {self._masks}\n"
+            f"  checkpoints and logs: written by worker {self.index}, read by all",
+            flush=True,
+        )
+
+    @property
+    def _masks(self) -> str:
+        on_jax = keras.backend.backend() == "jax"
+        return "over the global batch" if on_jax else "the same mask on each replica"
+
+
+def check_that_jax_can_share(batches: tf.data.Dataset, replicas: int) -> None:
+    """Checks that all batches can be shared out evenly; JAX takes no others.
+
+    Raises:
+        UsageError: one cannot.
+    """
+    sizes = {len(tf.nest.flatten(batch)[0]) for batch in batches} if replicas > 1 else set()
+    if odd := sorted(size for size in sizes if size % replicas):
+        raise UsageError(
+            f"on JAX every batch must be a multiple of the {replicas} devices, also in evaluation; "
+            f"got one of {odd[0]}. Choose --eval_batch_size, or the number of devices, so that the "
+            "last batch is one, too"
+        )
+
+
+@contextlib.contextmanager
+def _told_when_a_worker_is_lost() -> Iterator[None]:
+    """Says in one line that another process died, or its machine, or the network."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        raise UsageError(
+            f"another worker was lost ({type(error).__name__}); start all workers again with the "
+            "same command, and the run resumes after its last whole epoch"
+        ) from error
