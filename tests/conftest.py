@@ -5,14 +5,30 @@
 
 import zlib
 from collections import defaultdict
+from collections.abc import Generator
 
 import pytest
+
+# What older versions of Keras lack: tests that use it are skipped there, and say so.
+NEWER = {"RMSNormalization": "3.9", "Muon": "3.10"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Takes back the default choice where single tests are named."""
     if config.option.markexpr == "not slow" and any("::" in name for name in config.args):
         config.option.markexpr = ""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Skips a test that needs what this version of Keras lacks."""
+    try:
+        return (yield)
+    except AttributeError as error:
+        module = getattr(error.obj, "__name__", "")
+        if error.name not in NEWER or not module.startswith("keras."):
+            raise
+        pytest.skip(f"needs {module}.{error.name}, of Keras {NEWER[error.name]}")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks

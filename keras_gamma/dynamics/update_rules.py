@@ -22,7 +22,7 @@ _POWERS = (
     (keras.optimizers.RMSprop, 1),
     (keras.optimizers.Adagrad, 1),
     (keras.optimizers.Lion, 1),
-    (keras.optimizers.Muon, 1),
+    *([(keras.optimizers.Muon, 1)] if hasattr(keras.optimizers, "Muon") else []),  # Keras 3.10
 )
 
 

@@ -43,9 +43,10 @@ _REGISTRY = {
     keras.layers.BatchNormalization: Normalization("batch"),
     keras.layers.LayerNormalization: Normalization("layer"),
     keras.layers.GroupNormalization: Normalization("group"),
-    keras.layers.RMSNormalization: Normalization("rms", scale="scale"),
     keras.layers.UnitNormalization: Normalization("unit", scale=None),
 }
+if hasattr(keras.layers, "RMSNormalization"):  # Keras 3.9
+    _REGISTRY[keras.layers.RMSNormalization] = Normalization("rms", scale="scale")
 
 _SCALE_NAMES = ("gamma", "scale", "weight", "gain", "g")
 SHIFT_NAMES = ("beta", "bias", "offset", "shift", "b")

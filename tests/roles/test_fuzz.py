@@ -18,7 +18,7 @@ NORMS = {
     "batch": layers.BatchNormalization,
     "layer": layers.LayerNormalization,
     "group": lambda **kwargs: layers.GroupNormalization(groups=2, **kwargs),
-    "rms": layers.RMSNormalization,
+    "rms": getattr(layers, "RMSNormalization", layers.LayerNormalization),  # from Keras 3.9 on
 }
 
 

@@ -21,7 +21,7 @@ NORMS = {
     "batch": layers.BatchNormalization,
     "layer": layers.LayerNormalization,
     "group": lambda name: layers.GroupNormalization(groups=2, name=name),
-    "rms": layers.RMSNormalization,
+    "rms": getattr(layers, "RMSNormalization", layers.LayerNormalization),  # from Keras 3.9 on
 }
 JOINS = {
     "layer": lambda *terms: layers.Add()(list(terms)),
