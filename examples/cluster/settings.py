@@ -48,5 +48,5 @@ class ClusterSettings:
             )
         if self.strategy == "multi_worker" and jit_compile:
             raise UsageError(
-                "--jit_compile does not work with --strategy=multi_worker; leave it out"
+                "--jit_compile=yes does not work with --strategy=multi_worker; leave it out"
             )

@@ -3,8 +3,11 @@
 What a user can mend is told in one line; a traceback is for our own mistakes.
 """
 
+import signal
 import sys
+import types
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -13,8 +16,15 @@ class UsageError(Exception):
     """The command cannot be carried out as given; the message says what to change."""
 
 
+class Terminated(BaseException):
+    """SIGTERM came: a cluster wants its machine back."""
+
+
 def run_main(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main` under `absl.app`; a `UsageError` or Ctrl-C ends in one line and exit code > 0."""
+    """Runs `main` under `absl.app`.
+
+    A `UsageError`, Ctrl-C or SIGTERM ends in one line and an exit code > 0.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
@@ -28,8 +38,16 @@ def run_main(main: Callable[[Sequence[str]], None]) -> None:
         except UsageError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
-        except KeyboardInterrupt:
-            print("\ninterrupted; the same command resumes the run", file=sys.stderr)
-            sys.exit(130)
+        except (KeyboardInterrupt, Terminated) as reason:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+            stopped = isinstance(reason, Terminated)
+            word, code = ("terminated", 143) if stopped else ("interrupted", 130)
+            print(f"\n{word}; the same command resumes the run", file=sys.stderr)
+            sys.exit(code)
 
+    signal.signal(signal.SIGTERM, _terminate)
     app.run(guarded)
+
+
+def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
+    raise Terminated

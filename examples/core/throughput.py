@@ -85,8 +85,8 @@ def compare(pipeline: float | None, examples: int, seconds: float) -> str:
     training = examples / seconds
     if pipeline is None:
         return (
-            f"warning: training takes {training:,.0f} examples/s, and the input pipeline gave "
-            "hardly any by itself in the time it was measured: it holds training back"
+            f"training {training:,.0f} examples/s; the rate of the input pipeline by itself is not "
+            "known: its buffers were still being filled when it was measured"
         )
     text = (
         f"input pipeline by itself {pipeline:,.0f} examples/s, training {training:,.0f} examples/s"

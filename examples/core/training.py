@@ -89,16 +89,18 @@ def run(
         raise UsageError(
             f"--warmup_epochs={settings.warmup_epochs} must be less than --epochs={settings.epochs}"
         )
-    if settings.jit_compile and settings.deterministic:
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    if settings.jit_compile == "yes" and settings.deterministic and on_tensorflow:
         raise UsageError(
-            "--jit_compile needs --nodeterministic: Keras compiles only one or the other"
+            "--jit_compile=yes needs --nodeterministic: on TensorFlow Keras compiles only one or "
+            "the other"
         )
     with open_run(
         how.output_dir,
         identity,
         resume=how.resume,
         devices=devices,
-        jit_compile=settings.jit_compile,
+        jit_compile=settings.jit_compile == "yes",
     ) as (folder, cluster):
         if metrics := folder.finished_metrics():
             print(f"This run had finished already, in {folder.directory}:")
@@ -127,7 +129,8 @@ def train(
         print(plan)
         show_settings(folder)
         task.show()
-        compile_model(model, task, settings, steps, for_optimizer)
+        jit_compile = jit_mode(settings, cluster)
+        compile_model(model, task, settings, steps, for_optimizer, jit_compile)
         progress = folder.load_checkpoint(model)
     check_decay(model, plan)
     if progress.epochs_done:
@@ -156,6 +159,13 @@ def steps_per_epoch(task: Task, settings: TrainingSettings) -> int:
     return min(steps, settings.max_steps_per_epoch or steps)
 
 
+def jit_mode(settings: TrainingSettings, cluster: Cluster) -> bool | str:
+    """Returns what `compile` is told about XLA."""
+    if settings.jit_compile == "auto":
+        return "auto" if cluster.workers == 1 else False  # XLA does not reach other machines.
+    return settings.jit_compile == "yes"
+
+
 def make_reproducible(settings: TrainingSettings) -> None:
     """Seeds every generator; by default, also lets TensorFlow use deterministic kernels only."""
     keras.utils.set_random_seed(settings.seed)
@@ -169,6 +179,7 @@ def compile_model(
     settings: TrainingSettings,
     steps: int,
     decay: keras_gamma.DecayPlan | None,
+    jit_compile: bool | str,
 ) -> None:
     """Compiles, and creates the optimizer's variables, so that a checkpoint can fill them.
 
@@ -198,7 +209,7 @@ def compile_model(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=task.make_metrics(),
-        jit_compile=settings.jit_compile,
+        jit_compile=jit_compile,
     )
     model.optimizer.build(model.trainable_variables)  # mixed precision has wrapped it by now
 

@@ -80,7 +80,12 @@ class TrainingSettings:
     deterministic: bool = setting(
         True, "Use deterministic kernels; resuming is exact only with them."
     )
-    jit_compile: bool = setting(False, "Compile the training step with XLA.")
+    jit_compile: str = setting(
+        "auto",
+        "Compile the training step with XLA; auto: where Keras would (JAX always; TensorFlow only "
+        "with --nodeterministic, for not every operation has a deterministic kernel there).",
+        choices=["auto", "yes", "no"],
+    )
     limit_examples: int = setting(0, "Training examples to use; 0: all.", low=0)
     max_steps_per_epoch: int = setting(0, "Batches in an epoch, at most; 0: all.", low=0)
 

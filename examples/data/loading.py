@@ -8,9 +8,12 @@ have seen.
 import contextlib
 import dataclasses
 import io
+import threading
+import urllib.parse
 from pathlib import Path
 
 import keras
+import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -22,6 +25,7 @@ from examples.data import (
 )
 
 _TEST_SPLITS = ("test", "validation")
+_PATIENCE = 10.0  # seconds, for an answer of the machine to download from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +116,8 @@ def train_batches(
 ) -> tf.data.Dataset:
     """Returns the batches of the epochs `first_epoch`, ..., `epochs - 1`, one after the other.
 
-    Each epoch has exactly `steps` batches of exactly `batch_size` examples.
+    Each epoch has exactly `steps` batches of exactly `batch_size` examples. Epochs that are shorter
+    than a pass over the data go on where the one before ended, so that all of it is seen.
 
     Args:
         data: the data set.
@@ -126,32 +131,41 @@ def train_batches(
         shuffle_buffer: number of examples among which the next one is drawn.
     """
     base_seed = tf.constant([seed, 0], tf.int32)
+    in_a_pass = data.train_size // batch_size
+    first_pass, done = divmod(first_epoch * steps, in_a_pass)
+    passes = -(-epochs * steps // in_a_pass)
 
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
         # Of this function's graph only. `shuffle` mixes it into its seed, and with 0, which a user
         # may have chosen, does not take a tensor for a seed.
         tf.random.set_seed(1)
-        epoch_seed = tf.random.experimental.stateless_fold_in(base_seed, epoch)
+        pass_seed = tf.random.experimental.stateless_fold_in(base_seed, number)
         batches = (
             data.train.shuffle(
                 min(data.train_size, shuffle_buffer),
-                seed=tf.random.stateless_uniform([], epoch_seed, None, None, tf.int64),
+                seed=tf.random.stateless_uniform([], pass_seed, None, None, tf.int64),
                 reshuffle_each_iteration=False,
             )
             .batch(batch_size, drop_remainder=True)
-            .take(steps)
+            .enumerate()
+            .skip(tf.where(number == first_pass, tf.constant(done, tf.int64), 0))
         )
 
         def prepare(
             step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]
         ) -> tuple[tf.Tensor, tf.Tensor]:
             images, labels = batch
-            step_seed = tf.random.experimental.stateless_fold_in(epoch_seed, step)
+            step_seed = tf.random.experimental.stateless_fold_in(pass_seed, step)
             return _standardize(_augment(images, step_seed, shift, flip)), labels
 
-        return batches.enumerate().map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
 
-    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+    return (
+        tf.data.Dataset.range(first_pass, passes)
+        .flat_map(one_pass)
+        .take((epochs - first_epoch) * steps)
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def test_batches(data: ImageData, batch_size: int) -> tf.data.Dataset:
@@ -184,6 +198,7 @@ def prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         with locked(Path(builder.data_dir_root) / f".{builder.name}.lock", wait=True):
             builder = _find_builder(name, data_dir)  # another process may be done with it by now
             if not _is_prepared(builder):
+                _check_network(builder)
                 tfds.disable_progress_bar()
                 with contextlib.redirect_stdout(io.StringIO()):
                     builder.download_and_prepare()
@@ -192,11 +207,42 @@ def prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         raise UsageError(
             f"preparing {name!r} needs the package {error.name}: pip install {error.name}"
         ) from error
+    except UsageError:
+        raise
     except Exception as error:  # downloads fail in more ways than can be listed
         raise UsageError(
             f"cannot prepare {name!r} ({_first_line(error)}); without a network, prepare it "
             "elsewhere and pass its folder as --data_dir"
         ) from error
+
+
+def _check_network(builder: tfds.core.DatasetBuilder) -> None:
+    """Asks for what is to be downloaded, once: tensorflow-datasets itself tries for minutes.
+
+    Raises:
+        UsageError: its machine cannot be reached.
+    """
+    urls = [url for url in getattr(builder, "url_infos", None) or () if url.startswith("http")]
+    failure: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            requests.head(urls[0], timeout=_PATIENCE)
+        except requests.exceptions.RequestException as error:
+            failure.append(error)
+
+    if not urls:
+        return
+    # A thread, because nothing but the system can end the search for a name.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_PATIENCE)
+    if failure or asking.is_alive():
+        host = urllib.parse.urlsplit(urls[0]).hostname
+        raise UsageError(
+            f"{builder.name} must be downloaded, and {host} cannot be reached; without a network, "
+            "prepare it elsewhere and pass its folder as --data_dir"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -391,7 +391,7 @@ def test_workers_must_have_the_same_flags():
     ("devices", "jit_compile", "message"),
     [
         ({"virtual_devices": 2}, False, "needs --strategy=mirrored or multi_worker"),
-        ({"strategy": "multi_worker"}, True, "--jit_compile does not work with"),
+        ({"strategy": "multi_worker"}, True, "--jit_compile=yes does not work with"),
     ],
 )
 def test_flags_that_cannot_go_together_are_refused(devices, jit_compile, message):
@@ -683,7 +683,8 @@ def test_a_pipeline_that_holds_training_back_is_told():
     )
     slow = throughput.compare(1100.0, 3000, 3.0)
     assert slow.startswith("warning: ") and "holds training back" in slow
-    assert "holds training back" in throughput.compare(None, 3000, 3.0)
+    filling = throughput.compare(None, 3000, 3.0)  # That buffers take a while says nothing.
+    assert filling.startswith("training 1,000 examples/s; ") and "holds" not in filling
 
 
 def test_a_pipeline_is_not_waited_for():

@@ -5,16 +5,19 @@ Importing TensorFlow costs seconds, so that one process does several runs.
 """
 
 import csv
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import requests
 from absl import flags
 from absl.testing import flagsaver
 
@@ -23,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("sklearn")
 
-import examples.train_resnet  # noqa: E402, F401  (defines its flags)
-from examples.core import files, run_state  # noqa: E402
+import examples.train_resnet  # noqa: E402  (defines its flags)
+from examples.core import files, run_state, settings  # noqa: E402
 from examples.core.cli import UsageError  # noqa: E402
 from examples.core.decay import decay_kernels  # noqa: E402
 from examples.core.optimizers import make_schedule  # noqa: E402
@@ -184,6 +187,22 @@ def test_an_epoch_shows_no_example_twice(images):
     assert len(labels) == 1400 and (np.bincount(labels, minlength=10) <= available).all()
 
 
+def _labels_and_sums(images, steps, first_epoch, epochs):
+    batches = loading.train_batches(
+        images, batch_size=100, steps=steps, first_epoch=first_epoch, epochs=epochs, seed=0
+    )
+    return [(y.numpy().tolist(), float(x.numpy().sum())) for x, y in batches]
+
+
+def test_short_epochs_go_through_all_of_the_data(images):
+    """Five steps an epoch: a pass of 14 is 2.8 epochs; whoever resumes goes on in its middle."""
+    passes = _labels_and_sums(images, 14, 0, 2)
+    short = _labels_and_sums(images, 5, 0, 5)
+    assert len(short) == 25 and short == passes[:25]
+    for epoch in (1, 2, 3, 4):
+        assert _labels_and_sums(images, 5, epoch, 5) == short[5 * epoch :]
+
+
 def test_augmentation_shifts_and_mirrors():
     image = np.zeros((1, 4, 4, 1), np.uint8)
     image[0, 1, 1] = 255
@@ -224,6 +243,19 @@ def test_uint16_and_float_images_become_bytes_of_the_size_asked_for():
 def test_wrong_data_sets_are_refused_before_a_download(tmp_path, name, message):
     with pytest.raises(UsageError, match=message):
         loading.load_images(name, data_dir=str(tmp_path))
+
+
+def test_without_a_network_it_is_said_at_once(tmp_path, monkeypatch):
+    def refuse(url, **_):
+        raise requests.exceptions.ConnectionError(url)
+
+    def download(self, **_):
+        raise AssertionError("tried for minutes")
+
+    monkeypatch.setattr(requests, "head", refuse)
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", download)
+    with pytest.raises(UsageError, match=r"cifar10 must be downloaded, and www\.cs\.toronto\.edu"):
+        loading.load_images("cifar10", data_dir=str(tmp_path))
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -410,6 +442,51 @@ def test_wrong_flags_are_refused(flag):
             flags.FLAGS(["train_resnet", flag])
 
 
+def read_training(*words):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["train_resnet", *words])
+        return examples.train_resnet.read_settings()[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs", "warmup"),
+    [
+        ([], 40, 2.0),
+        (["--epochs=1"], 1, 0.5),
+        (["--epochs=3"], 3, 1.5),
+        (["--epochs=1", "--warmup_epochs=3"], 1, 3.0),  # Refused later: somebody typed it.
+    ],
+)
+def test_what_nobody_typed_adapts(words, epochs, warmup):
+    found = read_training(*words)
+    assert (found.epochs, found.warmup_epochs) == (epochs, warmup)
+
+
+def test_guidelines_are_compared_in_their_normal_form():
+    spelt = "interior=1,residual_last=1,shortcut=0,trunk=0,other=0"
+    assert read_training(f"--guidelines={spelt}") == read_training()
+
+
+def test_a_setting_is_written_once():
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        unlike_any: int = settings.setting(3, "A number.", low=1)
+        unlike_words: tuple[str, ...] = settings.setting((), "Words.")
+        unlike_maybe: float | None = settings.setting(None, "A number, or none.")
+
+    with flagsaver.flagsaver():
+        settings.define(Settings, unlike_any=4)
+        flags.FLAGS(["t", "--unlike_words=a,b"])
+        found = settings.read(Settings, unlike_words=("c",), unlike_maybe=2.0)
+        assert found == Settings(4, ("a", "b"), 2.0)
+        words = settings.command_line(settings.values_of(found))
+        assert words == ["--unlike_any=4", "--unlike_words=a,b", "--unlike_maybe=2.0"]
+        with pytest.raises(flags.IllegalFlagValueError, match="unlike_any"):
+            flags.FLAGS(["t", "--unlike_any=0"])
+        with pytest.raises(TypeError, match="Settings has no field other"):
+            settings.define(Settings, other=1)
+
+
 def test_help_lists_the_flags():
     script = str(ROOT / "examples" / "train_resnet.py")
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
@@ -432,6 +509,23 @@ def test_errors_are_one_line_and_a_nonzero_exit(tmp_path):
         "error: a ResNet v1 has 6n+2 layers; got 15; nearest: resnet14_v1 or resnet20_v1\n"
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_sigterm_says_how_to_go_on(tmp_path, data_dir):
+    script = str(ROOT / "examples" / "train_resnet.py")
+    words = run_flags(tmp_path / "run", data_dir, "--epochs=100000", "--limit_examples=64")
+    process = subprocess.Popen(
+        [sys.executable, script, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 600
+    while not (tmp_path / "run" / "log.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.terminate()
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == "terminated; the same command resumes the run"
+    read_checkpoint(tmp_path / "run")
 
 
 # --- whole runs -----------------------------------------------------------------------------------
