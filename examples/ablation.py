@@ -87,6 +87,8 @@ flags.DEFINE_integer("processes", 2, "Runs at a time.", lower_bound=1)
 flags.FLAGS.set_default("output_dir", "runs/ablation")
 flags.FLAGS.set_default("monitor_every", 20)
 flags.FLAGS.set_default("epochs", EPOCHS)
+# Arms are compared at their last epoch, and nothing is chosen: curves may be of the test set.
+flags.FLAGS.set_default("validation_split", "test")
 flags.adopt_module_key_flags(train_resnet)
 flags.adopt_module_key_flags(core_settings)
 

@@ -35,6 +35,15 @@ class Cluster:
         """Where models are built and compiled."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
+    def check(self, batches: tf.data.Dataset | None) -> None:
+        """Refuses batches to evaluate on that the devices cannot share.
+
+        Raises:
+            UsageError: so it is.
+        """
+        if keras.backend.backend() == "jax" and batches is not None:
+            check_that_jax_can_share(batches, self.replicas)
+
     def fit(self, model: keras.Model, batches: tf.data.Dataset, **arguments: Any) -> Any:
         """Trains on global batches, like `model.fit(batches, **arguments)`.
 
@@ -44,8 +53,6 @@ class Cluster:
         Batch normalization is synchronized for as long as this takes; the saved model knows nothing
         of it. Tells, after an epoch, whether the input pipeline keeps up.
         """
-        if keras.backend.backend() == "jax" and "validation_data" in arguments:
-            check_that_jax_can_share(arguments["validation_data"], self.replicas)
         if self.is_chief:
             rate = pipeline_rate(batches, batch_size=self.batch_size)
             report = ThroughputReport(rate, self.batch_size)

@@ -43,9 +43,13 @@ class Progress:
     def epochs_done(self) -> int:
         return len(self.rows)
 
-    def best(self, column: str) -> float:
-        """Returns the largest value of a column so far."""
-        return max(row[column] for row in self.rows)
+    def best(self, column: str, *, smallest: bool = False) -> dict[str, float]:
+        """Returns the best value of a column so far, and its epoch; nothing without the column."""
+        found = [(row[column], row["epoch"]) for row in self.rows if column in row]
+        if not found:
+            return {}
+        value, epoch = min(found) if smallest else max(found, key=lambda pair: pair[0])
+        return {column.replace("val_", "best_validation_"): value, "best_epoch": epoch}
 
 
 class Run:

@@ -56,11 +56,14 @@ class Task(Protocol):
     def train_batches(self, *, steps: int, first_epoch: int) -> tf.data.Dataset:
         """Returns the batches of all epochs from `first_epoch` on, one after the other."""
 
-    def test_batches(self) -> tf.data.Dataset:
-        """Returns the batches to evaluate on, in order."""
+    def validation_batches(self) -> tf.data.Dataset | None:
+        """Returns the batches that each epoch is evaluated on, in order, if there are any."""
 
-    def results(self, progress: Progress) -> dict[str, Any]:
-        """Returns the results, from the rows of the log."""
+    def test_batches(self) -> tf.data.Dataset:
+        """Returns the batches of the test at the end, in order."""
+
+    def results(self, progress: Progress, test: Mapping[str, float]) -> dict[str, Any]:
+        """Returns the results, from the rows of the log and the scores of the test."""
 
     def tell(self, metrics: dict[str, Any]) -> str:
         """Returns the results in a few words."""
@@ -106,6 +109,8 @@ def run(
             print(f"This run had finished already, in {folder.directory}:")
         else:
             metrics = train(how, settings, folder, cluster, make_task())
+        if metrics is None:
+            return
         print(
             f"{metrics['result']}; {metrics['epochs']} epochs, {metrics['seconds_per_epoch']:.2f} "
             f"s per epoch; see {folder.metrics_path}"
@@ -114,8 +119,8 @@ def run(
 
 def train(
     how: RunSettings, settings: TrainingSettings, folder: Run, cluster: Cluster, task: Task
-) -> dict[str, Any]:
-    """Carries out a run, or what is left of it; returns its metrics."""
+) -> dict[str, Any] | None:
+    """Carries out a run, or what is left of it; returns its metrics, if this is the chief."""
     steps = steps_per_epoch(task, settings)
     make_reproducible(settings)
     dtype = f"mixed_{settings.mixed_precision_dtype}" if settings.mixed_precision else "float32"
@@ -132,18 +137,24 @@ def train(
         jit_compile = jit_mode(settings, cluster)
         compile_model(model, task, settings, steps, for_optimizer, jit_compile)
         progress = folder.load_checkpoint(model)
+    cluster.check(task.validation_batches())
+    cluster.check(task.test_batches())
     check_decay(model, plan)
     if progress.epochs_done:
         print(f"Resuming after epoch {progress.epochs_done} of {settings.epochs}.")
     fit(how, settings, model, folder, cluster, progress, task, steps, plan)
+    folder.save_model(model)
+    if not cluster.is_chief:
+        return None
+    # The test set is looked at once, through the file that others will load.
+    saved = keras_gamma.load_model(folder.model_path)
+    test = saved.evaluate(task.test_batches(), verbose=0, return_dict=True)
+    task.finish(saved, folder.directory)
     metrics = {
-        **task.results(progress),
+        **task.results(progress, test),
         **report(folder, cluster, progress, task, plan),
     }
     metrics["result"] = task.tell(metrics)
-    folder.save_model(model)
-    if cluster.is_chief:
-        task.finish(keras_gamma.load_model(folder.model_path), folder.directory)
     folder.write_metrics(metrics)
     return metrics
 
@@ -237,7 +248,7 @@ def fit(
         steps_per_epoch=steps,
         initial_epoch=progress.epochs_done,
         epochs=settings.epochs,
-        validation_data=task.test_batches(),
+        validation_data=task.validation_batches(),
         verbose=verbose,
         callbacks=[
             keras_gamma.callbacks.DecayGuard(plan),
@@ -253,8 +264,8 @@ def fit(
 
 
 def probe(task: Task, size: int = 16) -> Any:
-    """Returns the inputs of a few test examples: what the branches are measured on."""
-    inputs, _ = next(iter(task.test_batches()))
+    """Returns the inputs of a few held-out examples: what the branches are measured on."""
+    inputs, _ = next(iter(task.validation_batches() or task.test_batches()))
     return keras.tree.map_structure(lambda x: keras.ops.convert_to_numpy(x)[:size], inputs)
 
 

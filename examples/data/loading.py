@@ -23,8 +23,8 @@ from examples.data import (
     digits,  # noqa: F401  (registers the builders)
     glyphs,  # noqa: F401  (registers the builders)
 )
+from examples.data.splits import Splits, choose
 
-_TEST_SPLITS = ("test", "validation")
 _PATIENCE = 10.0  # seconds, for an answer of the machine to download from
 
 
@@ -33,18 +33,23 @@ class ImageData:
     """An image classification data set; images are uint8, all of one shape."""
 
     full_name: str
+    splits: Splits
     train: tf.data.Dataset
+    validation: tf.data.Dataset | None
     test: tf.data.Dataset
     train_size: int
+    validation_size: int
     test_size: int
-    test_split: str
     image_shape: tuple[int, int, int]
     num_classes: int
 
     def describe(self) -> dict[str, object]:
         """Returns what belongs in a report."""
-        fields = ("full_name", "train_size", "test_size", "test_split", "num_classes")
-        return {name: getattr(self, name) for name in fields} | {"shape": list(self.image_shape)}
+        fields = ("full_name", "train_size", "validation_size", "test_size", "num_classes")
+        return {name: getattr(self, name) for name in fields} | {
+            "splits": dataclasses.asdict(self.splits),
+            "shape": list(self.image_shape),
+        }
 
 
 def load_images(
@@ -54,6 +59,9 @@ def load_images(
     image_size: int = 0,
     limit_examples: int = 0,
     cache: bool = True,
+    train_split: str | None = None,
+    validation_split: str | None = None,
+    test_split: str | None = None,
 ) -> ImageData:
     """Loads an image classification set of tensorflow-datasets, preparing it if need be.
 
@@ -63,19 +71,36 @@ def load_images(
         image_size: side that images are resized to; 0 keeps the set's size.
         limit_examples: number of training examples to use; 0 uses all. The test set stays whole.
         cache: whether to keep the decoded images in memory.
+        train_split: what to learn from; see `splits.choose` for the defaults.
+        validation_split: what to validate on; `none` for nothing.
+        test_split: what to test on.
 
     Raises:
-        UsageError: the set is unknown, cannot be had, or is not one of images of one label each.
+        UsageError: the set is unknown, cannot be had, is not one of images of one label each, or a
+            split is not there, or has no labels.
     """
     builder = prepared(name, data_dir)
     image_key, label_key = _supervised_keys(builder.info)
     image_feature = builder.info.features[image_key]
     shape = _image_shape(builder.info.name, image_feature.shape, image_size)
-    split_to_test_on = test_split(builder.info)
+    splits = choose(
+        builder.info.name,
+        available_splits(builder.info),
+        train=train_split,
+        validation=validation_split,
+        test=test_split,
+    )
     resize = image_feature.shape[:2] != shape[:2]
 
     def read(split: str, limit: int = 0) -> tuple[tf.data.Dataset, int]:
-        dataset = builder.as_dataset(split=split, shuffle_files=False)
+        try:
+            dataset = builder.as_dataset(split=split, shuffle_files=False)
+        except (ValueError, AssertionError) as error:  # tfds' own ways of not knowing a split
+            there = ", ".join(available_splits(builder.info))
+            raise UsageError(
+                f"{builder.info.name} has no split {split!r} ({_first_line(error)}); it has {there}"
+            ) from error
+        _check_labels(builder.info.name, split, dataset, label_key)
         if limit:
             dataset = dataset.take(limit)
         size = int(dataset.cardinality())
@@ -88,15 +113,18 @@ def load_images(
         )
         return (_cached(dataset) if cache else dataset), size
 
-    train, train_size = read("train", limit_examples)
-    test, test_size = read(split_to_test_on)
+    train, train_size = read(splits.train, limit_examples)
+    validation, validation_size = read(splits.validation) if splits.validation else (None, 0)
+    test, test_size = read(splits.test)
     return ImageData(
         full_name=builder.info.full_name,
+        splits=splits,
         train=train,
+        validation=validation,
         test=test,
         train_size=train_size,
+        validation_size=validation_size,
         test_size=test_size,
-        test_split=split_to_test_on,
         image_shape=shape,
         num_classes=builder.info.features[label_key].num_classes,
     )
@@ -170,9 +198,32 @@ def train_batches(
 
 def test_batches(data: ImageData, batch_size: int) -> tf.data.Dataset:
     """Returns the whole test set, in order."""
-    batches = data.test.batch(batch_size)
+    return _in_order(data.test, data.test_size, batch_size)
+
+
+def validation_batches(data: ImageData, batch_size: int) -> tf.data.Dataset | None:
+    """Returns all that is to validate on, in order; `None` if that is nothing."""
+    if data.validation is None:
+        return None
+    return _in_order(data.validation, data.validation_size, batch_size)
+
+
+def _in_order(examples: tf.data.Dataset, size: int, batch_size: int) -> tf.data.Dataset:
+    batches = examples.batch(batch_size)
     batches = batches.map(lambda images, labels: (_standardize(images), labels))
-    return (batches.cache() if data.test_size <= 10_000 else batches).prefetch(tf.data.AUTOTUNE)
+    return (batches.cache() if size <= 10_000 else batches).prefetch(tf.data.AUTOTUNE)
+
+
+def _check_labels(name: str, split: str, dataset: tf.data.Dataset, key: str) -> None:
+    """Refuses a split whose labels are kept secret: such sets hold −1 in their place."""
+    found = [int(example[key]) for example in dataset.take(8)]
+    if not found:
+        raise UsageError(f"the split {split!r} of {name} has no examples")
+    if max(found) < 0:
+        raise UsageError(
+            f"the split {split!r} of {name} has no labels (they are {found[0]}); choose another "
+            "with --train_split, --validation_split or --test_split"
+        )
 
 
 def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
@@ -285,18 +336,10 @@ def _image_shape(name: str, shape: tuple[int | None, ...], image_size: int) -> t
     return height, width, channels
 
 
-def test_split(info: tfds.core.DatasetInfo) -> str:
-    """Returns the split to test on: `test`, or `validation` where there is no `test`."""
-    splits = list(info.splits)
-    if not splits:
-        return "test"  # only tfds.testing.mock_data knows no splits; it makes up any
-    if "train" in splits:
-        for split in _TEST_SPLITS:
-            if split in splits:
-                return split
-    raise UsageError(
-        f"{info.name} has the splits {splits}; expected train and test (or validation)"
-    )
+def available_splits(info: tfds.core.DatasetInfo) -> list[str]:
+    """Returns the splits of a set."""
+    # Only tfds.testing.mock_data knows no splits; it makes up any.
+    return list(info.splits) or ["train", "test"]
 
 
 def _to_uint8(image: tf.Tensor, size: tuple[int, int] | None) -> tf.Tensor:

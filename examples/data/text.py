@@ -16,23 +16,27 @@ import tensorflow_datasets as tfds
 
 from examples.core.cli import UsageError
 from examples.data import loading
+from examples.data.splits import choose
 
 VOCABULARY = 256  # bytes
-_TEST_EVERY = 10  # every tenth file is held out
+# Of ten files, one is held out for testing and one for validation.
+_HELD_OUT = {1: "test", 6: "validation"}
 
 
 @dataclasses.dataclass(frozen=True)
 class TextData:
-    """Bytes to learn from, and bytes to test on."""
+    """Bytes to learn from, to validate on (perhaps none), and to test on."""
 
     name: str
     train: np.ndarray
+    validation: np.ndarray
     test: np.ndarray
     files: int
 
     def describe(self) -> dict[str, object]:
         """Returns what belongs in a report."""
-        sizes = {"train_bytes": len(self.train), "test_bytes": len(self.test)}
+        parts = ("train", "validation", "test")
+        sizes = {f"{part}_bytes": len(getattr(self, part)) for part in parts}
         return {"name": self.name, "files": self.files, **sizes}
 
 
@@ -45,7 +49,8 @@ def load_text(
         patterns: files, or glob patterns for files; empty for the standard library's sources.
         dataset: a set of tensorflow-datasets with a text feature, or `None`.
         data_dir: where prepared sets lie.
-        max_bytes: how much to use, at most, for training; a ninth of it for testing. 0: all.
+        max_bytes: how much to use, at most, for training; a ninth of it for validation, and as much
+            for testing. 0: all.
 
     Raises:
         UsageError: there are no such files, or too few; or no such set.
@@ -67,15 +72,15 @@ def load_text(
             f"--text={','.join(patterns)} names {len(paths)} files; expected 2 or more, for whole "
             "files are held out"
         )
-    train: list[bytes] = []
-    test: list[bytes] = []
+    parts: dict[str, list[bytes]] = {"train": [], "validation": [], "test": []}
     for number, path in enumerate(paths):
         try:
             content = path.read_bytes()
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        (test if number % _TEST_EVERY == 1 else train).append(content)
-    return _cut(TextData(name, _joined(train), _joined(test), len(paths)), max_bytes)
+        parts[_HELD_OUT.get(number % 10, "train")].append(content)
+    joined = {part: _joined(contents) for part, contents in parts.items()}
+    return _cut(TextData(name, files=len(paths), **joined), max_bytes)
 
 
 def train_batches(
@@ -144,7 +149,7 @@ def _from_tfds(name: str, data_dir: str | None, max_bytes: int) -> TextData:
     if not keys:
         raise UsageError(f"{name} has no text among its features: {list(builder.info.features)}")
     key = "text" if "text" in keys else keys[0]
-    test_split = loading.test_split(builder.info)
+    splits = choose(builder.info.name, loading.available_splits(builder.info))
 
     def read(split: str, limit: int) -> np.ndarray:
         parts, size = [], 0
@@ -155,9 +160,12 @@ def _from_tfds(name: str, data_dir: str | None, max_bytes: int) -> TextData:
                 break
         return _joined(parts)
 
-    train, test = read("train", max_bytes), read(test_split, max_bytes // 9)
-    files = sum(builder.info.splits[split].num_examples for split in ("train", test_split))
-    return _cut(TextData(builder.info.full_name, train, test, files), max_bytes)
+    train = read(splits.train, max_bytes)
+    validation = read(splits.validation or splits.test, max_bytes // 9)
+    test = read(splits.test, max_bytes // 9)
+    used = (splits.train, splits.validation, splits.test)
+    files = sum(builder.info.splits[split].num_examples for split in used)
+    return _cut(TextData(builder.info.full_name, train, validation, test, files), max_bytes)
 
 
 def _joined(parts: list[bytes]) -> np.ndarray:
@@ -167,5 +175,10 @@ def _joined(parts: list[bytes]) -> np.ndarray:
 def _cut(text: TextData, max_bytes: int) -> TextData:
     if not max_bytes:
         return text
-    train, test = text.train[:max_bytes], text.test[: max(1, max_bytes // 9)]
-    return dataclasses.replace(text, train=train, test=test)
+    held_out = max(1, max_bytes // 9)
+    return dataclasses.replace(
+        text,
+        train=text.train[:max_bytes],
+        validation=text.validation[:held_out],
+        test=text.test[:held_out],
+    )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ class TextTask:
     def show(self) -> None:
         print(
             f"{self.text.name}: {len(self.text.train):,} bytes to learn from, "
-            f"{len(self.text.test):,} held out, of {self.text.files} files",
+            f"{len(self.text.validation):,} to validate on, {len(self.text.test):,} to test on, of "
+            f"{self.text.files} files",
             flush=True,
         )
 
@@ -106,17 +107,24 @@ class TextTask:
             seed=self._training.seed,
         )
 
-    def test_batches(self) -> tf.data.Dataset:
-        size = max(1, self._eval_batch_size // 8)
-        return text.test_batches(self.text.test, length=self.length, batch_size=size)
+    def validation_batches(self) -> tf.data.Dataset | None:
+        held_out = self.text.validation
+        return self._in_order(held_out) if len(held_out) > self.length else None
 
-    def results(self, progress: Progress) -> dict[str, Any]:
-        last = progress.rows[-1]
+    def test_batches(self) -> tf.data.Dataset:
+        return self._in_order(self.text.test)
+
+    def _in_order(self, content: np.ndarray) -> tf.data.Dataset:
+        size = max(1, self._eval_batch_size // 8)
+        return text.test_batches(content, length=self.length, batch_size=size)
+
+    def results(self, progress: Progress, test: Mapping[str, float]) -> dict[str, Any]:
         return {
-            "final_test_bits_per_byte": last["val_nats"] / math.log(2),
-            "final_test_accuracy": last["val_accuracy"],
-            "final_test_loss": last["val_loss"],
-            "final_loss": last["loss"],
+            "final_test_bits_per_byte": test["nats"] / math.log(2),
+            "final_test_accuracy": test["accuracy"],
+            "final_test_loss": test["loss"],
+            "final_loss": progress.rows[-1]["loss"],
+            **progress.best("val_nats", smallest=True),
         }
 
     def tell(self, metrics: dict[str, Any]) -> str:

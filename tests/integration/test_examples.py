@@ -31,7 +31,7 @@ from examples.core import files, run_state, settings  # noqa: E402
 from examples.core.cli import UsageError  # noqa: E402
 from examples.core.decay import decay_kernels  # noqa: E402
 from examples.core.optimizers import make_schedule  # noqa: E402
-from examples.data import digits, loading  # noqa: E402
+from examples.data import digits, loading, splits  # noqa: E402
 from examples.models import resnet  # noqa: E402
 from keras_gamma.dynamics import monitor_log  # noqa: E402
 from tests.integration.example_runs import ROOT, drive, read_checkpoint  # noqa: E402
@@ -64,7 +64,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(data_dir):
-    return loading.load_images("digits", data_dir=str(data_dir))
+    return loading.load_images("digits", data_dir=str(data_dir), validation_split="none")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_two_processes_may_prepare_at_once(tmp_path):
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    assert [process.communicate(timeout=600)[0].strip() for process in both] == ["1437", "1437"]
+    assert [process.communicate(timeout=600)[0].strip() for process in both] == ["1293", "1293"]
     assert [entry.name for entry in (tmp_path / "digits").iterdir()] == ["1.0.0"]
 
 
@@ -243,6 +243,63 @@ def test_uint16_and_float_images_become_bytes_of_the_size_asked_for():
 def test_wrong_data_sets_are_refused_before_a_download(tmp_path, name, message):
     with pytest.raises(UsageError, match=message):
         loading.load_images(name, data_dir=str(tmp_path))
+
+
+BOTH = ["train", "validation"]
+ALL = ["train", "validation", "test"]
+
+
+@pytest.mark.parametrize(
+    ("there", "given", "expected"),
+    [
+        (["train", "test"], {}, ("train[:90%]", "test", "train[90%:]")),
+        (BOTH, {}, ("train[:90%]", "validation", "train[90%:]")),
+        (ALL, {}, ("train", "test", "validation")),
+        (ALL, {"test": "validation"}, ("train[:90%]", "validation", "train[90%:]")),
+        (ALL, {"validation": "none"}, ("train", "test", None)),
+        (ALL, {"train": "train[:1%]"}, ("train[:1%]", "test", "validation")),
+        (["a", "b"], {"train": "a", "test": "b"}, ("a[:90%]", "b", "a[90%:]")),
+        (["a"], {"train": "a[:8%]", "test": "a[8%:]", "validation": "none"},
+         ("a[:8%]", "a[8%:]", None)),
+    ],
+)  # fmt: skip
+def test_splits(there, given, expected):
+    found = splits.choose("some_set", there, **given)
+    assert (found.train, found.test, found.validation) == expected
+
+
+@pytest.mark.parametrize(
+    ("there", "given"),
+    [(["train"], {}), (["test"], {}), (["train", "test"], {"train": "train[:50%]"})],
+)
+def test_splits_that_cannot_be_chosen(there, given):
+    with pytest.raises(UsageError, match="--validation_split"):
+        splits.choose("some_set", there, **given)
+
+
+def test_a_split_without_labels_is_refused():
+    import tensorflow as tf
+
+    def dataset(labels):
+        return tf.data.Dataset.from_tensor_slices({"label": np.array(labels, np.int64)})
+
+    loading._check_labels("s", "test", dataset([0, -1, 3]), "label")
+    with pytest.raises(UsageError, match=r"split 'test' of s has no labels .*--test_split"):
+        loading._check_labels("s", "test", dataset([-1, -1]), "label")
+    with pytest.raises(UsageError, match="no examples"):
+        loading._check_labels("s", "test", dataset([]), "label")
+
+
+def test_a_split_that_is_not_there_is_refused(data_dir):
+    with pytest.raises(UsageError, match=r"digits has no split 'valid'.*train, test"):
+        loading.load_images("digits", data_dir=str(data_dir), validation_split="valid")
+
+
+def test_validation_and_training_share_nothing(data_dir):
+    found = loading.load_images("digits", data_dir=str(data_dir), cache=False)
+    assert (found.train_size, found.validation_size, found.test_size) == (1293, 144, 360)
+    seen = [{x.numpy().tobytes() for x, _ in part} for part in (found.train, found.validation)]
+    assert len(seen[0] & seen[1]) == 0
 
 
 def test_without_a_network_it_is_said_at_once(tmp_path, monkeypatch):
@@ -547,7 +604,8 @@ def test_a_run_reports_everything(finished):
     metrics = json.loads((root / "plain" / "metrics.json").read_text())
     assert set(metrics) == {
         "final_test_accuracy",
-        "best_test_accuracy",
+        "best_validation_accuracy",
+        "best_epoch",
         "final_test_loss",
         "final_loss",
         "epochs",
@@ -564,8 +622,15 @@ def test_a_run_reports_everything(finished):
     rows = list(csv.DictReader((root / "plain" / "log.csv").read_text().splitlines()))
     accuracies = [float(row["val_accuracy"]) for row in rows]
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
-    assert metrics["final_test_accuracy"] == accuracies[-1]
-    assert metrics["best_test_accuracy"] == max(accuracies)
+    assert metrics["best_validation_accuracy"] == max(accuracies)
+    assert accuracies[int(metrics["best_epoch"]) - 1] == max(accuracies)
+    # Each is a whole number of examples: of a tenth of the training set, and of the test set.
+    assert 144 * metrics["best_validation_accuracy"] == pytest.approx(
+        round(144 * metrics["best_validation_accuracy"]), abs=1e-4
+    )
+    assert metrics["dataset"]["splits"] == {
+        "train": "train[:90%]", "validation": "train[90%:]", "test": "test",
+    }  # fmt: skip
     assert len(metrics["epoch_seconds"]) == 4
     assert metrics["settings"]["epochs"] == 4
     assert metrics["versions"]["keras"] == keras.__version__

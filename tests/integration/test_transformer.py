@@ -50,20 +50,22 @@ def test_whole_files_are_held_out(files):
     found = load(files)
     assert {n for n in range(12) if f"file {n:02}".encode() in found.test.tobytes()} == {1, 11}
     assert {n for n in range(12) if f"file {n:02}".encode() in found.train.tobytes()} == {
-        0, 2, 3, 4, 5, 6, 7, 8, 9, 10,
+        0, 2, 3, 4, 5, 7, 8, 9, 10,
     }  # fmt: skip
+    assert b"file 06" in found.validation.tobytes() and b"file 05" not in found.validation.tobytes()
     assert found.files == 12
 
 
-def test_a_cap_cuts_both_parts(files):
+def test_a_cap_cuts_all_parts(files):
     found = load(files, max_bytes=90)
-    assert (len(found.train), len(found.test)) == (90, 10)
+    assert (len(found.train), len(found.validation), len(found.test)) == (90, 10, 10)
 
 
 def test_the_standard_library_is_found():
     found = text.load_text(patterns=[], dataset=None, data_dir=None, max_bytes=0)
     assert len(found.train) > 1_000_000
-    assert b"class OrderedDict(dict)" in found.train.tobytes() + found.test.tobytes()
+    parts = (found.train, found.validation, found.test)
+    assert b"class OrderedDict(dict)" in b"".join(part.tobytes() for part in parts)
 
 
 def batches(found, **kwargs):
