@@ -129,7 +129,9 @@ def claims(by_arm: dict[str, list[experiment.Row]]) -> list[Claim]:
         pairs = zip(by_arm[one], by_arm[other], strict=True)
         return [math.log(value(a, name) / value(b, name)) for a, b in pairs]
 
-    def same(text: str, predicted: str, seen: Sequence[float], tolerance: float, unit="") -> None:
+    def same(
+        text: str, predicted: str, seen: Sequence[float], tolerance: float, unit: str = ""
+    ) -> None:
         limit = f"{predicted} ± {tolerance:g}{unit}"
         # A prediction other than 0 has been taken off `seen` by then.
         found.append(Claim(text, limit, 0, estimate(seen), tolerance, unit))

@@ -8,6 +8,7 @@ into roles.
 from dataclasses import dataclass
 
 import keras
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -236,14 +237,29 @@ quiet = [HealthCheck.too_slow, HealthCheck.data_too_large]
 unshrunk = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
-@settings(max_examples=60, deadline=None, phases=unshrunk, suppress_health_check=quiet)
-@given(specs(12, KINDS, st.booleans(), ["relu", "gelu", "silu"]))
+any_network = given(specs(12, KINDS, st.booleans(), ["relu", "gelu", "silu"]))
+
+
+@settings(max_examples=10, deadline=None, phases=unshrunk, suppress_health_check=quiet)
+@any_network
 def test_random_networks(spec):
+    check(spec)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, phases=unshrunk, suppress_health_check=quiet)
+@any_network
+def test_many_random_networks(spec):
+    check(spec)
+
+
+def check(spec):
     model, expected = Builder(spec).build()
     found = {entry.layer.name: str(entry.role) for entry in find_roles(model)}
     assert found == expected
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12, deadline=None, derandomize=True, phases=unshrunk, suppress_health_check=quiet
 )
