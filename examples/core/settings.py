@@ -47,13 +47,13 @@ def setting(
 def define(kind: type[Any], **defaults: Any) -> None:
     """Defines the flags of a class of settings, with other defaults for some."""
     annotations = typing.get_type_hints(kind)
+    if unknown := defaults.keys() - annotations.keys():
+        raise TypeError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
     for field in dataclasses.fields(kind):
-        default = defaults.pop(field.name, field.default)
+        default = defaults.get(field.name, field.default)
         holder = _define(field.name, annotations[field.name], default, field.metadata)
         if field.metadata["check"] is not None:
             flags.register_validator(holder, _validator(field.metadata["check"]))
-    if defaults:
-        raise TypeError(f"{kind.__name__} has no field {', '.join(defaults)}")
 
 
 def read(kind: type[Kind], **otherwise: Any) -> Kind:
