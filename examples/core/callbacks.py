@@ -69,7 +69,7 @@ def monitor(directory: Path, every: int, probe: Any) -> list[keras.callbacks.Cal
 def draw_monitor(directory: Path) -> None:
     """Draws what was measured, for a run that was killed after its last epoch, before its end."""
     header, rows = monitor_log.read(directory / "monitor.jsonl")
-    if rows:
+    if header is not None and rows:
         monitor_picture.draw(header, rows, directory / "monitor.png")
 
 

@@ -53,7 +53,9 @@ def define(kind: type[Any], **defaults: Any) -> None:
         default = defaults.get(field.name, field.default)
         holder = _define(field.name, annotations[field.name], default, field.metadata)
         if field.metadata["check"] is not None:
-            flags.register_validator(holder, _validator(field.metadata["check"]))
+            flags.register_validator(  # type: ignore[no-untyped-call]
+                holder, _validator(field.metadata["check"])
+            )
 
 
 def read(kind: type[Kind], **otherwise: Any) -> Kind:

@@ -203,9 +203,15 @@ def compile_model(
         warmup_steps=round(settings.warmup_epochs * steps),
         total_steps=settings.epochs * steps,
     )
-    total = FLAGS.epochs * steps
     print(
-        tell_dose(FLAGS.optimizer, FLAGS.decay, FLAGS.weight_decay, schedule, total, FLAGS.momentum)
+        tell_dose(
+            settings.optimizer,
+            settings.decay,
+            settings.weight_decay,
+            schedule,
+            settings.epochs * steps,
+            settings.momentum,
+        )
     )
     optimizer = make_optimizer(
         settings.optimizer,
