@@ -12,6 +12,8 @@ Keras' own `train_step` and `test_step`, in a loop that is written for several w
 
 import contextlib
 import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,18 +33,18 @@ _WRITERS = (
 
 
 def distributed_fit(
-    model,
-    x,
+    model: keras.Model,
+    x: Any,
     *,
-    epochs=1,
-    verbose="auto",
-    callbacks=None,
-    validation_data=None,
-    initial_epoch=0,
-    steps_per_epoch=None,
-    validation_steps=None,
-    validation_freq=1,
-):
+    epochs: int = 1,
+    verbose: int | str = "auto",
+    callbacks: Any = None,
+    validation_data: Any = None,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    validation_freq: int | Collection[int] = 1,
+) -> keras.callbacks.History:
     """Trains a compiled model like `model.fit`, under the strategy that it was built in.
 
     Build and compile the model within `strategy.scope()`. All workers call this function with the
@@ -152,7 +154,7 @@ def distributed_fit(
     return model.history
 
 
-def is_chief(strategy=None):
+def is_chief(strategy: Any = None) -> bool:
     """Whether this process is the one that writes files and prints.
 
     Args:
@@ -173,11 +175,11 @@ def is_chief(strategy=None):
     if resolver is None or not resolver.task_type:
         return True
     if resolver.task_type == "worker":
-        return resolver.task_id == 0 and not resolver.cluster_spec().as_dict().get("chief")
-    return resolver.task_type == "chief"
+        return bool(resolver.task_id == 0 and not resolver.cluster_spec().as_dict().get("chief"))
+    return bool(resolver.task_type == "chief")
 
 
-def gradients_added_first(model):
+def gradients_added_first(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
     """Lets several replicas clip the gradient of the global batch, as one would.
 
     `distributed_fit` does so by itself. Keras adds the gradients of the replicas up only after each
@@ -196,7 +198,7 @@ def gradients_added_first(model):
         return contextlib.nullcontext()
     distribute = _tensorflow().distribute
 
-    def add(gradients):
+    def add(gradients: Sequence[Any]) -> Any:
         context = distribute.get_replica_context()
         if context is None or not gradients:
             return gradients
@@ -216,7 +218,7 @@ class _Batches:
         even: whether every replica must get the same number of examples.
     """
 
-    def __init__(self, strategy, data, steps, name, even=False):
+    def __init__(self, strategy: Any, data: Any, steps: int | None, name: str, even: bool = False):
         tf = _tensorflow()
         self._name = name
         self._steps = steps
@@ -241,8 +243,8 @@ class _Batches:
                 ".batch(batch_size, drop_remainder=True)"
             )
 
-    def _remember_spec(self, make_dataset):
-        def make(context):
+    def _remember_spec(self, make_dataset: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def make(context: Any) -> Any:
             dataset = make_dataset(context)
             self.element_spec = dataset.element_spec
             return dataset
@@ -250,15 +252,15 @@ class _Batches:
         return make
 
     @property
-    def steps(self):
+    def steps(self) -> int | None:
         """Number of batches in an epoch, or `None` if that is not known (yet)."""
         return self._steps or self._size
 
-    def restart(self):
+    def restart(self) -> None:
         """Begins the next epoch with the first batch."""
         self._iterator = None
 
-    def epoch(self):
+    def epoch(self) -> Iterator[tuple[int, Any]]:
         """Yields the number of each step, and the iterator to take its batch from.
 
         With a number of steps the data runs on from epoch to epoch, and starts again after its
@@ -281,7 +283,7 @@ class _Batches:
             # at the start: a data set that is shuffled differently each time shows that.
             self._iterator, self._seen = iter(self._data), 0
 
-    def take(self, step_function, iterator):
+    def take(self, step_function: Callable[[Any], Any], iterator: Any) -> Any:
         """Runs a step on the next batch; returns its logs, or `None` if there is no batch."""
         try:
             return step_function(iterator)
@@ -292,7 +294,7 @@ class _Batches:
             self._size, self._iterator = self._seen, None
             return None
 
-    def _warn_that_data_ran_out(self, step):
+    def _warn_that_data_ran_out(self, step: int) -> None:
         warnings.warn(
             f"`{self._name}` ran out of data after {step} of {self._steps} steps of an epoch; the "
             "next epoch begins with its first batch. Use `.repeat()`, or fewer steps",
@@ -300,7 +302,7 @@ class _Batches:
         )
 
 
-def _share(dataset, context, name, even):
+def _share(dataset: Any, context: Any, name: str, even: bool) -> Any:
     """The batches of this worker's replicas, one after the other, from a dataset of global ones.
 
     Replica r of R gets the rows from n·r/R up to n·(r+1)/R of a batch of n.
@@ -325,8 +327,8 @@ def _share(dataset, context, name, even):
         if even and size % replicas:
             raise ValueError(f"{hint}; got batches of {size}")
 
-    def part(batch, replica):
-        def rows(tensor):
+    def part(batch: Any, replica: Any) -> Any:
+        def rows(tensor: Any) -> Any:
             size = tf.shape(tensor, tf.int64)[0]
             if even:
                 tf.debugging.assert_equal(size % replicas, tf.constant(0, tf.int64), hint)
@@ -338,7 +340,7 @@ def _share(dataset, context, name, even):
 
         return tf.nest.map_structure(rows, batch)
 
-    def parts(*batch):
+    def parts(*batch: Any) -> Any:
         batch = batch if len(batch) > 1 or isinstance(dataset.element_spec, tuple) else batch[0]
         numbers = tf.data.Dataset.range(first, first + local)
         return numbers.map(lambda replica: part(batch, replica))
@@ -346,7 +348,7 @@ def _share(dataset, context, name, even):
     return dataset.flat_map(parts).prefetch(tf.data.AUTOTUNE)
 
 
-def _checked_strategy(model):
+def _checked_strategy(model: keras.Model) -> Any:
     """The strategy that a model was built in, if the model can be trained here."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
@@ -376,12 +378,14 @@ def _checked_strategy(model):
     return strategy
 
 
-def _make_step(model, strategy, step):
+def _make_step(
+    model: keras.Model, strategy: Any, step: Callable[[Any], Any]
+) -> Callable[[Any], Any]:
     """Makes the function that takes a batch from an iterator, and returns the logs of all."""
     tf = _tensorflow()
 
-    @tf.autograph.experimental.do_not_convert
-    def on_batch(data):
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def on_batch(data: Any) -> Any:
         logs = strategy.run(step, args=(data,))
         # Here, outside of the replicas, reading a metric adds up what all of them have seen.
         results = model.get_metrics_result()
@@ -397,19 +401,21 @@ def _make_step(model, strategy, step):
     return lambda iterator: on_batch(next(iterator))
 
 
-def _unless_empty(step):
+def _unless_empty(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Spares a replica a batch without examples, whose mean loss would not be a number."""
     tf = _tensorflow()
 
-    def guarded(data):
+    def guarded(data: Any) -> Any:
         size = tf.shape(tf.nest.flatten(data)[0])[0]
         logs = {}
 
-        def run():
+        def run() -> Any:
             logs.update(step(data))
             return logs
 
-        def skip():  # Is traced after `run`. These zeros are seen only if metrics are not used.
+        def skip() -> (
+            Any
+        ):  # Is traced after `run`. These zeros are seen only if metrics are not used.
             return {name: tf.zeros_like(log) for name, log in logs.items()}
 
         if tf.executing_eagerly() or isinstance(size, int):
@@ -419,7 +425,12 @@ def _unless_empty(step):
     return guarded
 
 
-def _evaluate(model, batches, test_step, callbacks):
+def _evaluate(
+    model: keras.Model,
+    batches: _Batches,
+    test_step: Callable[[Any], Any],
+    callbacks: keras.callbacks.CallbackList,
+) -> dict[str, float]:
     """Evaluates on one pass over the data; returns the logs."""
     batches.restart()
     model.stop_evaluating = False
@@ -438,24 +449,24 @@ def _evaluate(model, batches, test_step, callbacks):
     return logs
 
 
-def _is_due(epoch, frequency):
+def _is_due(epoch: int, frequency: int | Collection[int]) -> bool:
     """Whether to evaluate after `epoch`, counted from 1."""
     return epoch % frequency == 0 if isinstance(frequency, int) else epoch in frequency
 
 
-class _RestoreOnly(keras.callbacks.Callback):
+class _RestoreOnly(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Does of a `BackupAndRestore` what a worker does that is not the chief."""
 
-    def __init__(self, backup):
+    def __init__(self, backup: keras.callbacks.BackupAndRestore):
         super().__init__()
         self._backup = backup
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._backup.set_model(self.model)
         self._backup.on_train_begin(logs)
 
 
-def _without_writing(callbacks):
+def _without_writing(callbacks: Any) -> list[keras.callbacks.Callback]:
     """The callbacks of a worker that is not the chief."""
     writers = tuple(
         getattr(keras.callbacks, name) for name in _WRITERS if hasattr(keras.callbacks, name)
@@ -469,7 +480,7 @@ def _without_writing(callbacks):
     return kept
 
 
-def _number_of_workers(strategy):
+def _number_of_workers(strategy: Any) -> int:
     """Number of processes that train together."""
     if not isinstance(strategy, _tensorflow().distribute.MultiWorkerMirroredStrategy):
         return 1  # Also on a TPU pod: one process feeds all.
@@ -477,7 +488,7 @@ def _number_of_workers(strategy):
     return max(1, sum(len(jobs.get(job, ())) for job in ("chief", "worker")))
 
 
-def _check_agreement(model, strategy, initial_epoch, epochs):
+def _check_agreement(model: keras.Model, strategy: Any, initial_epoch: int, epochs: int) -> None:
     """Raises unless all workers start from the same state: nothing would ever bring them together.
 
     A worker that read no checkpoint, say, because its machine does not share the folder, would
@@ -488,9 +499,9 @@ def _check_agreement(model, strategy, initial_epoch, epochs):
     tf = _tensorflow()
     variables = [*model.variables, *(model.optimizer.variables if model.optimizer else ())]
 
-    @tf.function
-    def state():
-        def of_replica():
+    @tf.function  # type: ignore[untyped-decorator]
+    def state() -> Any:
+        def of_replica() -> Any:
             sums = [tf.reduce_sum(tf.abs(tf.cast(v.value, tf.float64))) for v in variables]
             return tf.stack([float(initial_epoch), float(epochs), *sums])[tf.newaxis]
 
@@ -508,7 +519,7 @@ def _check_agreement(model, strategy, initial_epoch, epochs):
         )
 
 
-def _tensorflow():
+def _tensorflow() -> Any:
     """TensorFlow, which is imported only here."""
     import tensorflow
 
