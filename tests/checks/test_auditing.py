@@ -77,6 +77,7 @@ def test_penalties_are_in_torch_units():
     assert decoupled(found) == {}
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("strength", [1e-5, 0.05, 30.0])
 def test_decay_is_in_keras_units(name, strength):
@@ -200,6 +201,7 @@ def test_an_exclude_list_lost_by_saving(tmp_path):
     assert audit(keras_gamma.load_model(tmp_path / "m.keras")).ok
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.skipif(not TENSORFLOW, reason="only TensorFlow's traced steps can be looked at")
 @pytest.mark.parametrize("kwargs", [{}, {"jit_compile": True}, {"steps_per_execution": 2}])
 def test_a_penalty_after_the_step_was_traced(kwargs):

@@ -64,6 +64,7 @@ def angle(a, b):
     return np.arccos(np.clip(a @ b / np.linalg.norm(a) / np.linalg.norm(b), -1, 1))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("optimizer", "power"),
     [
@@ -164,6 +165,7 @@ class Noise(keras.losses.Loss):
         return keras.ops.mean(noise * y_pred, axis=-1)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", ["coupled", "decoupled", "adamw", "both"])
 def test_angles_and_norms_settle_where_predicted(kind):
     keras.utils.set_random_seed(2)
@@ -408,6 +410,7 @@ def test_the_periodic_instability_is_seen_and_said_once():
     assert event.loss_spike >= 3 * event.loss_before
 
 
+@pytest.mark.slow
 def test_no_instability_without_decay(recwarn):
     monitor = instability_run(0.0, epochs=100)
     assert monitor.events == []

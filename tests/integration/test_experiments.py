@@ -56,6 +56,7 @@ def test_pairing_takes_out_what_seeds_share():
     assert stats.ttest_ind(one, other).pvalue > 0.5
 
 
+@pytest.mark.slow
 def test_holm_holds_the_error_of_the_family():
     random = np.random.default_rng(2)
     wrong = 0
@@ -63,6 +64,9 @@ def test_holm_holds_the_error_of_the_family():
         p = [stats.ttest_1samp(random.normal(size=6), 0).pvalue for _ in range(8)]
         wrong += min(holm(p)) < 0.05
     assert wrong < 70  # 50 are expected; without the correction, about 340.
+
+
+def test_holm_of_a_few():
     assert holm([0.01, 0.02, 0.9]) == [0.03, 0.04, 0.9]
     assert holm([]) == []
 
@@ -266,6 +270,7 @@ def test_only_the_direction_of_kernels_matters():
     assert change["none"] > 1.0
 
 
+@pytest.mark.slow
 def test_scaled_runs_are_the_same_run():
     """w ×2, η ×4, λ /4: every number is the same, to the last bit, but the norms."""
     import keras

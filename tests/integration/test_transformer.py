@@ -178,6 +178,7 @@ def test_positions_matter():
     assert np.abs(logits[0] - logits[1]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_models_load_without_the_examples(tmp_path):
     vit().save(tmp_path / "vit.keras")
     gpt(norm="rms").save(tmp_path / "gpt.keras")
@@ -318,6 +319,7 @@ def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (root / "lm" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_errors_are_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "train_transformer.py"), "--model=gpt"],
