@@ -60,7 +60,8 @@ def stand_in(
     variable: keras.Variable, shape: tuple[int, ...], value: Any, dtype: str = "float32"
 ) -> keras.Variable:
     """A new variable of another shape that has the name and path of `variable`."""
-    content = keras.ops.broadcast_to(keras.ops.convert_to_tensor(value, dtype), shape)
+    # No broadcast view: torch refuses to write to one in place.
+    content = keras.ops.convert_to_tensor(value, dtype) * keras.ops.ones(shape, dtype)
     new = keras.Variable(content, trainable=True, dtype=dtype, name=variable.name)
     new._path = variable.path
     return new
