@@ -130,6 +130,15 @@ def test_a_stand_in_has_the_path_of_its_variable():
     assert (new.path, new.name, new.trainable) == ("fc/kernel", "kernel", True)
 
 
+def test_a_stand_in_can_be_decayed_in_place():
+    variable = layers.Dense(2, name="fc")
+    variable.build((None, 3))
+    new = _keras.stand_in(variable.kernel, (2, 2), 1.0)
+    optimizer = keras.optimizers.SGD(1.0, weight_decay=0.5)
+    optimizer.apply([keras.ops.zeros((2, 2))], [new])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(new), 0.5)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of tf.distribute only")
 def test_what_distributed_training_leans_on():
     x = keras.Input((3,))
