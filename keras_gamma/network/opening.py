@@ -108,13 +108,19 @@ class Opener:
         except Exception as error:
             self._recording.forget_since(mark)
             cause = error
-        raw = open_raw(self._writer) or self._closed(layer, cause)
+        raw: RawCode | ClosedCode | None = open_raw(self._writer)
         if raw is not None:
             try:
                 return self._on_raw_code(raw, layer, args, kwargs)
             except Exception as error:
                 self._recording.forget_since(mark)
-                cause = error if isinstance(raw, RawCode) else cause
+                cause = error
+        raw = self._closed(layer, cause)
+        if raw is not None:
+            try:
+                return self._on_raw_code(raw, layer, args, kwargs)
+            except Exception:
+                self._recording.forget_since(mark)
         return self._on_opaque_layer(layer, cause, args, kwargs)
 
     def _closed(self, layer: keras.Layer, cause: Exception) -> ClosedCode | None:
@@ -132,7 +138,8 @@ class Opener:
             )
         if isinstance(layer, keras.layers.RNN) and type(layer).call is keras.layers.RNN.call:
             return lambda *args, **kwargs: control_flow.recur(self._writer, layer, args, kwargs)
-        call: Callable[..., Any] = layer.call
+        # Under `tf.function` it would be traced in a graph apart, and only once.
+        call: Callable[..., Any] = getattr(layer.call, "python_function", layer.call)
         return call
 
     def _followed(self, function: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
@@ -153,7 +160,7 @@ class Opener:
     ) -> Any:
         before, self._raw = self._raw, raw
         try:
-            return self._followed(lambda *a, **k: raw.run(layer.call, a, k), args, kwargs)
+            return self._followed(lambda *a, **k: raw.run(self._call_of(layer), a, k), args, kwargs)
         finally:
             self._raw = before
 

@@ -98,7 +98,7 @@ class RawCode:
             not isinstance(value, keras.KerasTensor) and value.handles for value in inputs
         )
         run = self._graph.operation(operation, weighted)
-        outputs = [symbol(_shape(o), o.dtype.name) for o in operation.outputs]
+        outputs = [symbol(_shape(o), _dtype(o)) for o in operation.outputs]
         kind = operations.kind_of_operation(run)
         label = None
         if kind is Kind.OPAQUE:
@@ -106,6 +106,12 @@ class RawCode:
         self._writer.call(run, kind, inputs, {}, outputs, label or self._writer.label())
         for output, written in zip(operation.outputs, outputs, strict=True):
             self._symbols[output.name] = written
+
+
+def _dtype(tensor: Any) -> str:
+    """The dtype, or any for what only an opaque operation reads (the lists of a loop)."""
+    name = str(tensor.dtype.name)
+    return "float32" if name in ("variant", "resource") else name
 
 
 def _shape(tensor: Any) -> tuple[int | None, ...]:

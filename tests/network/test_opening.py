@@ -274,6 +274,27 @@ def test_raw_code_around_a_submodel_leaves_the_submodel_readable():
 
 
 @on_tensorflow
+@pytest.mark.parametrize("loop", [True, False])
+def test_what_no_graph_shows_closes_only_itself(loop):
+    import tensorflow as tf
+
+    class Mapping(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.pre, self.dense, self.head = norm("pre"), layers.Dense(8), layers.Dense(2)
+
+        def call(self, x):
+            y = tf.map_fn(tf.nn.relu, x) if loop else x
+            return self.head(y + self.dense(self.pre(y)))
+
+    class Compiled(Mapping):
+        call = tf.function(Mapping.call)
+
+    model = Mapping() if loop else Compiled()
+    assert roles(model, (None, 6, 8)) == {"pre": "residual_last"}
+
+
+@on_tensorflow
 def test_data_that_a_model_holds_are_a_source():
     import tensorflow as tf
 
