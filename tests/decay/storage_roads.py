@@ -169,7 +169,7 @@ def freeze_and_unfreeze(model, folder):
 
 
 def by_quantize(model, folder):
-    model.quantize("int8")
+    model.layers[1].quantize("int8")  # The head stays: Keras' decay of nothing fails on torch.
     return model
 
 
