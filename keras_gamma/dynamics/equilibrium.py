@@ -91,7 +91,7 @@ def sgd_coupled_norm(
     eta, decay, m = _check(learning_rate, weight_decay, momentum)
     size = check_strength("gradient", gradient)
     _refuse_zero(decay)
-    return (eta * size**2 / (2 * decay * (1 - m))) ** 0.25
+    return math.sqrt(math.sqrt(eta * size**2 / (2 * decay * (1 - m))))
 
 
 def sgd_decoupled_angle(
