@@ -3,7 +3,8 @@
     python examples/train_resnet.py
 
 trains a narrow ResNet-14 on scikit-learn's digits, which need no download: about 30 seconds on two
-CPU cores, 98 to 99 % test accuracy (seeds 0 to 4: 99.2, 99.2, 98.9, 99.2, 98.3). The same command
+CPU cores, 98 to 99 % test accuracy (with --validation_split=none, which trains on all of train,
+seeds 0 to 4: 99.2, 99.2, 98.9, 99.2, 98.3; by default a tenth is held out). The same command
 resumes the run if it was stopped, and shows the result if it has finished.
 
     python examples/train_resnet.py --optimizer=adamw --decay=decoupled --learning_rate=3e-3 \\
