@@ -10,7 +10,8 @@ seeds 0 to 2: 98.3, 98.3, 97.2; by default a tenth is held out).
 
 trains a language model of bytes on the sources of Python's standard library, found on the machine:
 about two minutes, 2.70 bits per byte on files that were held out (seed 0, before a tenth of the
-files was kept for validation; it depends a little on the version of Python). It prints a sample of what it would write.
+files was kept for validation; it depends a little on the version of Python). It prints a sample of
+what it would write.
 
 Blocks are pre-norm by default (--norm_position=post, --norm=rms), of Keras' own layers; --model
 also knows keras-hub's backbones. The same command resumes a run that was stopped, and shows the
