@@ -322,7 +322,7 @@ def test_a_record_of_a_gigabyte_is_refused_before_it_is_read(tmp_path, monkeypat
         raise AssertionError("it was read")
 
     monkeypatch.setattr(zipfile.ZipFile, "read", read)
-    with pytest.raises(ValueError, match=r"1 records of keras_gamma of 104857600 bytes"):
+    with pytest.raises(ValueError, match=r"104857600"):
         load_model(path)
 
 
