@@ -29,11 +29,24 @@ EXAMPLES = [
     "tensorboard",
     "tensorflow-datasets>=4.9.10",
 ]
-ZOO = [*TENSORFLOW, *CV, *HUB]
+# Models that benchmarks/walk_models.py walks. Pinned: the rows name the versions.
+ZOO = [
+    *TENSORFLOW,
+    *CV,
+    *HUB,
+    "bayesflow==2.0.12",
+    "keras-tcn==3.5.7",
+    "keras-unet-collection==0.1.13",
+    "kimm==0.2.5",
+    "medicai==0.0.4",
+    "vit-keras==0.2.0",
+]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 TEST = [
     *EXAMPLES,
-    *ZOO,
+    *TENSORFLOW,
+    *CV,
+    *HUB,
     *DOCS,
     *JAX,
     "hypothesis",

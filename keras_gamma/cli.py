@@ -253,7 +253,7 @@ def _apply(model: "keras.Model", inputs: Any) -> str:
 def _verify(model: "keras.Model", inputs: Any) -> tuple[str, bool]:
     import keras_gamma
 
-    found = keras_gamma.verify(model, inputs)
+    found = keras_gamma.verify(model, inputs=inputs)
     return _shown(found), found.ok
 
 

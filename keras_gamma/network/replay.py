@@ -1,61 +1,73 @@
-"""A traced model, run with numbers: once as it is, and again with one normalization scaled.
+"""A traced model, run with numbers, one step after another, without changing anything in it.
 
-What is multiplied is the output of the normalization, which is what multiplying its γ and β does.
-No weight is touched, and only what is computed from it is computed again.
+Normalizations use the statistics of the batch. Values are dropped after their last use, so that
+memory is that of inference.
 """
 
 import collections
 import contextlib
-import heapq
+import dataclasses
+import types
 import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import tree
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.network.graph import Kind
+from keras_gamma.network.calls import Step
+from keras_gamma.network.network import Network
 
 _TINY_EPSILON = 1e-9
 CONSTANT = 1e-12  # A spread below this is that of a constant.
 
 
-class Replay:
-    """Runs the steps of a trace, and parts of them again. A context manager.
-
-    While it is open, normalizations use the statistics of the batch and an ε near 0, so that a
-    scaled input is absorbed as it is in training; on exit all is as it was.
+@dataclasses.dataclass(frozen=True)
+class Visit:
+    """One step as it is run, and the means to run it again on other values.
 
     Args:
-        model: the `keras.Model` that was traced.
-        trace: a `keras_gamma.trace.Trace`.
-        inputs: list of arrays for `trace.inputs`.
-        seed: integer, of the noise that stands in for a γ of 0.
+        index: integer, the step's place in the trace.
+        step: the `Step`.
+        values: dict from the id of each symbolic tensor that it reads to the value.
+        outputs: dict from the id of each symbolic tensor that it yields to the value that goes on.
+        raw: the same, as the step computes it: noise may go on in place of a constant.
+        run: a function from a dict of other values, by the same ids, to such outputs. What is left
+            out of the dict keeps its value.
     """
 
-    def __init__(self, model, trace, inputs, seed=0):
-        self._model = model
-        self._trace = trace
-        self._norms = {call.node: call for call in trace.calls}
+    index: int
+    step: Step
+    values: dict[int, Any]
+    outputs: dict[int, Any]
+    raw: dict[int, Any]
+    run: "_Step"
+
+
+class Replay:
+    """Runs the steps of a trace once. A context manager.
+
+    While it is open every ε is near 0, so that a scaled input is absorbed exactly; on exit all is
+    as it was. Weights that start at zero (the last γ of a block, ReZero's α) would hide what lies
+    behind them: where a step's output is constant for that reason, random ones stand in.
+
+    Args:
+        network: a `Network`.
+        inputs: list of arrays for the network's inputs.
+        seed: integer, of what stands in for zeros.
+    """
+
+    def __init__(self, network: Network, inputs: Sequence[Any], seed: int = 0):
+        self._network = network
+        self._norms = {call.node for call in network.calls}
         self._random = np.random.default_rng(seed)
-        self._tensor = {}  # node number -> KerasTensor
-        for step in trace.steps:
-            for tensor, number in zip(_symbolic(step.outputs), step.numbers, strict=True):
-                if number is not None:
-                    self._tensor[number] = tensor
-        # id(KerasTensor) -> numbers of the steps that read it
-        self._readers: dict[int, list[int]] = {}
-        for index, step in enumerate(trace.steps):
-            for tensor in _symbolic((step.args, step.kwargs)):
-                self._readers.setdefault(id(tensor), []).append(index)
-        self._values = {
-            id(tensor): keras.ops.convert_to_tensor(value, dtype=tensor.dtype)
-            for tensor, value in zip(trace.inputs, inputs, strict=True)
-        }
+        self._inputs = _given(network, inputs)
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self):
-        layers = _keras.flatten_layers(self._model)
+    def __enter__(self) -> "Replay":
+        layers = _keras.flatten_layers(self._network.model)
         self._stack.enter_context(_keras.preserve_attributes(layers))
         # Running statistics and seeds are written to this scope, and dropped with it.
         self._stack.enter_context(keras.StatelessScope())
@@ -64,134 +76,170 @@ class Replay:
         for layer in layers:
             if isinstance(vars(layer).get("epsilon"), float):
                 vars(layer)["epsilon"] = _TINY_EPSILON
-        try:
-            for step in self._trace.steps:
-                self._values.update(self._run(step, self._values))
-        except BaseException:
-            self._stack.close()
-            raise
         return self
 
-    def __exit__(self, *error):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
         self._stack.close()
 
-    def scaled(self, node, factor, stop, hold=True):
-        """Runs again what is computed from `node`, whose output is multiplied by `factor`.
-
-        A softmax in front of more computation keeps its weights, and attention its pattern: a
-        path carries scale by the values only.
+    def visits(self, outputs: Sequence[keras.KerasTensor] = ()) -> Iterator[Visit]:
+        """Runs step after step.
 
         Args:
-            node: number of the node.
-            factor: float.
-            stop: function from a node number to whether a path ends there.
-            hold: bool, whether softmax weights are held.
+            outputs: symbolic tensors whose values are to be kept.
 
         Yields:
-            `(node, before, after)`: arrays, in order, for each node whose values change, and for
-            each that a weight keeps constant, whatever comes in. `after` is `None` where a
-            softmax or an attention kept its weights.
+            A `Visit` for each step that could be run, in order. A step that fails raises.
         """
-        changed = {id(self._tensor[node]): self._values[id(self._tensor[node])] * factor}
-        heap = list(self._readers.get(id(self._tensor[node]), ()))
-        heapq.heapify(heap)
-        done = set()
-        while heap:
-            index = heapq.heappop(heap)
-            if index in done:
-                continue
-            done.add(index)
-            step = self._trace.steps[index]
-            numbers = [n for n in step.numbers if n is not None]
-            if numbers and stop(numbers[0]):
-                continue
-            kind = self._trace.graph.nodes[numbers[0]].kind if numbers else None
-            if hold and kind is Kind.SOFTMAX and numbers[0] not in self._trace.graph.outputs:
-                yield numbers[0], None, None
-                continue
-            if hold and kind is Kind.ATTENTION:
-                if any(id(t) in changed for t in _symbolic(_weights_of(step))):
-                    yield numbers[0], None, None
-                if id(_value_of(step)) not in changed:
-                    continue
-                value = {id(_value_of(step)): changed[id(_value_of(step))]}
-                values = collections.ChainMap(value, self._values)
-                new = self._run(_with_weights(step, self._values), values)
-            else:
-                new = self._run(step, collections.ChainMap(changed, self._values))
-            for tensor, number in zip(_symbolic(step.outputs), step.numbers, strict=True):
-                before, after = _array(self._values[id(tensor)]), _array(new[id(tensor)])
-                silent = before.std() < CONSTANT and step.is_weighted  # A kernel of zeros, say.
-                if number is not None and (silent or _differs(before, after)):
-                    yield number, before, after
-                if number is None or not _differs(before, after):
-                    continue
-                changed[id(tensor)] = new[id(tensor)]
-                for reader in self._readers.get(id(tensor), ()):
-                    heapq.heappush(heap, reader)
+        last_use = _last_use(self._network.steps)
+        keep = {id(tensor) for tensor in outputs}
+        values = dict(self._inputs)
+        for index, step in enumerate(self._network.steps):
+            sources = {id(t): values[id(t)] for t in symbolic((step.args, step.kwargs))}
+            run = _Step(step, self._call, sources)
+            new = run({})
+            zeros = _zero_variables(step) if _is_silent(new) else []
+            if zeros:
+                run.stand_in = [(v, self._noise(v.shape, v.dtype)) for v in zeros]
+                new = run({})
+            raw = new
+            if self._is_norm(step) and any(is_float(v) and varies(v) for v in sources.values()):
+                new = {key: self._lively(value) for key, value in new.items()}
+            yield Visit(index, step, sources, new, raw, run)
+            values.update(new)
+            for key in sources.keys() | new.keys():
+                if last_use.get(key, index) == index and key not in keep:
+                    values.pop(key, None)
 
-    def is_constant(self, node):
-        """Whether `node` has no spread: zeros that are added, say."""
-        return float(np.std(_array(self._values[id(self._tensor[node])]))) < CONSTANT
+    def _call(self, step: Step, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if self._is_norm(step) and isinstance(step.operation, keras.Layer):
+            return _normalize(step.operation, args, kwargs)
+        return step.operation(*args, **kwargs)
 
-    def _run(self, step, values):
-        return _evaluate(step, values, self._call)
+    def _is_norm(self, step: Step) -> bool:
+        return bool(step.numbers) and step.numbers[0] in self._norms
 
-    def _call(self, step, args, kwargs):
-        call = self._norms.get(step.numbers[0]) if step.numbers else None
-        if call is None or not isinstance(step.operation, keras.Layer):
-            return step.operation(*args, **kwargs)
-        outputs = _normalize(step.operation, args, kwargs)
-        if float(np.std(_array(outputs))) < CONSTANT:
-            # γ = 0, as blocks often start: any γ will do to see where it would act.
-            noise = self._random.standard_normal(outputs.shape)
-            outputs = keras.ops.convert_to_tensor(noise, dtype=outputs.dtype)
-        return outputs
+    def _noise(self, shape: Sequence[int], dtype: str) -> Any:
+        return keras.ops.convert_to_tensor(self._random.normal(0.0, 0.5, shape), dtype=dtype)
+
+    def _lively(self, value: Any) -> Any:
+        """Behind a normalization, noise for a constant: any value will do to see where it acts.
+
+        Two numbers are normalized to 1 and -1: no more than a sign follows the inputs there.
+        """
+        if not is_float(value) or varies(keras.ops.abs(value), 1e-2):
+            return value
+        return self._noise(value.shape, keras.backend.standardize_dtype(value.dtype))
 
 
-def run_once(trace, inputs, watch):
+class _Step:
+    """Runs one step on its own values, or on others."""
+
+    def __init__(self, step: Step, call: Any, values: dict[int, Any]):
+        self._step, self._call, self._values = step, call, values
+        self.stand_in: list[tuple[keras.Variable, Any]] = []
+
+    def without(self, keys: Collection[int]) -> "_Step":
+        """The same, with some of its own values left out: they are to be given."""
+        values = {key: value for key, value in self._values.items() if key not in keys}
+        copy = _Step(self._step, self._call, values)
+        copy.stand_in = self.stand_in
+        return copy
+
+    def __call__(self, given: Mapping[int, Any]) -> dict[int, Any]:
+        values = collections.ChainMap(dict(given), self._values)
+        if not self.stand_in:
+            return _evaluate(self._step, values, self._call)
+        with keras.StatelessScope(state_mapping=self.stand_in):
+            return _evaluate(self._step, values, self._call)
+
+
+def varies(value: Any, tolerance: float = 1e-6) -> bool:
+    """Whether a value differs along its first axis, from one example to the next."""
+    values = array(value)
+    if values.ndim == 0 or values.shape[0] < 2:
+        return True  # It cannot be told: what is computed from the inputs counts as following them.
+    spread = np.abs(values[1:] - values[:1]).max(initial=0.0)
+    return bool(spread > tolerance * np.abs(values).max(initial=0.0))
+
+
+def is_float(value: Any) -> bool:
+    """Whether a value has a scale at all."""
+    return "float" in keras.backend.standardize_dtype(value.dtype)
+
+
+def _is_silent(outputs: dict[int, Any]) -> bool:
+    """Whether some output is zeros throughout."""
+    return any(is_float(value) and not array(value).any() for value in outputs.values())
+
+
+def _zero_variables(step: Step) -> list[keras.Variable]:
+    """The trainable weights that take part in a step and are zeros throughout."""
+    leaves = tree.flatten((step.args, step.kwargs))
+    found = [leaf for leaf in leaves if isinstance(leaf, keras.Variable)]
+    if isinstance(step.operation, keras.Layer):
+        found += step.operation.weights
+    return [v for v in found if v.trainable and is_float(v) and not array(v.value).any()]
+
+
+def _last_use(steps: Sequence[Step]) -> dict[int, int]:
+    last: dict[int, int] = {}
+    for index, step in enumerate(steps):
+        for tensor in symbolic((step.args, step.kwargs)):
+            last[id(tensor)] = index
+    return last
+
+
+def _given(network: Network, inputs: Sequence[Any]) -> dict[int, Any]:
+    return {
+        id(tensor): keras.ops.convert_to_tensor(value, dtype=tensor.dtype)
+        for tensor, value in zip(network.inputs, inputs, strict=True)
+    }
+
+
+def run_once(
+    network: Network, inputs: Sequence[Any], watch: Mapping[int, Callable[[Any], Any]]
+) -> dict[int, Any]:
     """Runs the steps of a trace once, as in training but for noise: batch statistics, no dropout.
 
     Nothing is changed: no running statistics, no seeds. Values are dropped after their last use.
 
     Args:
-        trace: a `keras_gamma.trace.Trace`.
-        inputs: list of arrays for `trace.inputs`.
+        network: a `Network`.
+        inputs: list of arrays for `network.inputs`.
         watch: dict from node number to a function of that node's tensor.
 
     Returns:
         A dict from node number to what its function returned.
     """
-    norms = {call.node for call in trace.calls}
-    last_use: dict[int, int] = {}
-    for index, step in enumerate(trace.steps):
-        for tensor in _symbolic((step.args, step.kwargs)):
-            last_use[id(tensor)] = index
-    values = {
-        id(tensor): keras.ops.convert_to_tensor(value, dtype=tensor.dtype)
-        for tensor, value in zip(trace.inputs, inputs, strict=True)
-    }
-    found = {}
+    norms = {call.node for call in network.calls}
+    last_use = _last_use(network.steps)
+    values = _given(network, inputs)
+    found: dict[int, Any] = {}
 
-    def call(step, args, kwargs):
+    def call(step: Step, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if step.numbers and step.numbers[0] in norms and isinstance(step.operation, keras.Layer):
             return _normalize(step.operation, args, kwargs, epsilon=None)
         return step.operation(*args, **kwargs)
 
     with keras.StatelessScope():
-        for index, step in enumerate(trace.steps):
+        for index, step in enumerate(network.steps):
             new = _evaluate(step, values, call)
-            for tensor, number in zip(_symbolic(step.outputs), step.numbers, strict=True):
-                if number in watch:
+            for tensor, number in zip(symbolic(step.outputs), step.numbers, strict=True):
+                if number is not None and number in watch:
                     found[number] = watch[number](new[id(tensor)])
             values.update(new)
-            for tensor in _symbolic((step.args, step.kwargs)):
+            for tensor in symbolic((step.args, step.kwargs)):
                 if last_use[id(tensor)] == index:
                     values.pop(id(tensor), None)
     return found
 
 
-def _evaluate(step, values, call):
+def _evaluate(step: Step, values: Mapping[int, Any], call: Any) -> dict[int, Any]:
     """The outputs of one step: a dict by the id of the symbolic tensor."""
     args, kwargs = tree.map_structure(
         lambda x: values[id(x)] if isinstance(x, keras.KerasTensor) else x,
@@ -199,10 +247,12 @@ def _evaluate(step, values, call):
     )
     outputs = call(step, list(args), dict(kwargs))
     found = [t for t in tree.flatten(outputs) if t is not None]
-    return {id(t): v for t, v in zip(_symbolic(step.outputs), found, strict=True)}
+    return {id(t): v for t, v in zip(symbolic(step.outputs), found, strict=True)}
 
 
-def _normalize(layer, args, kwargs, epsilon=_TINY_EPSILON):
+def _normalize(
+    layer: Any, args: list[Any], kwargs: dict[str, Any], epsilon: float | None = _TINY_EPSILON
+) -> Any:
     """Calls a normalization as in training, frozen ones included; `None`: with its own ε."""
     if isinstance(layer, keras.layers.BatchNormalization):
         x = args[0] if args else kwargs["inputs"]
@@ -221,39 +271,11 @@ def _normalize(layer, args, kwargs, epsilon=_TINY_EPSILON):
     return layer(*args, **kwargs)
 
 
-def _weights_of(step):
-    """All operands of an attention but the values."""
-    if isinstance(step.operation, keras.Layer):  # AdditiveAttention([query, value, key])
-        query, _, *key = step.args[0]
-        return query, *key
-    return step.args[:2]
-
-
-def _value_of(step):
-    return step.args[0][1] if isinstance(step.operation, keras.Layer) else step.args[2]
-
-
-def _with_weights(step, values):
-    """The step with its query and key held at their values."""
-
-    def hold(x):
-        return values[id(x)] if isinstance(x, keras.KerasTensor) else x
-
-    if isinstance(step.operation, keras.Layer):
-        query, value, *key = step.args[0]
-        operands = [hold(query), value, *map(hold, key)]
-        return step._replace(args=(operands, *step.args[1:]))
-    query, key, *rest = step.args
-    return step._replace(args=(hold(query), hold(key), *rest))
-
-
-def _symbolic(structure):
+def symbolic(structure: Any) -> list[keras.KerasTensor]:
+    """The symbolic tensors of a structure, in order."""
     return [t for t in tree.flatten(structure) if isinstance(t, keras.KerasTensor)]
 
 
-def _array(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(tensor), dtype="float64")
-
-
-def _differs(before, after):
-    return float(np.abs(before - after).max(initial=0.0)) > 1e-4 * max(before.std(), CONSTANT)
+def array(value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A value as numbers."""
+    return np.asarray(keras.ops.convert_to_numpy(value), dtype="float32")

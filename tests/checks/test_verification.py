@@ -1,62 +1,100 @@
-"""Roles by running the model: against roles written by hand, and against wrong ones."""
+"""The referee: against roles written by hand, against lies, and against earlier mistakes."""
 
-import dataclasses
 import json
+import warnings
 
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import keras_gamma
 from keras_gamma import Role, verify
-from keras_gamma.checks import verification
+from keras_gamma.checks.claims import Agreement, Measured, compare
 from tests.models.role_models import BY_NAME, CASES
+from tests.models.wrong_before import CASES as BEFORE
+from tests.models.wrong_before import WRONG_BEFORE
 
-# What cannot be told by running, and why: hand-written, so that nothing else hides here.
+# What running cannot tell, and why: hand-written, so that nothing else hides here.
 NOT_TESTABLE = {
-    "opaque_composite": "its norm is inside a layer that only runs as a whole",
-    "opaque_backend": "the walker claims nothing about it",
-    "opaque_numpy": "the walker claims nothing about it",
-    "opaque_in_branch": "the walker claims nothing about it",
-    "sandwich_query_key_norm": "the walker claims nothing: absorbed, but the temperature is not",
+    "perceiver": "the norm of the learned queries follows no input",
+}
+# Where the role by hand is `other` because reading ends at a closed part, and running says more.
+MEASURED_NOT_READ = {
+    "opaque_backend": {"bn1": "interior"},
+    "opaque_numpy": {"bn1": "interior"},
+    "opaque_in_branch": {"ln1": "residual_last"},
 }
 if keras.backend.backend() == "jax":
     NOT_TESTABLE["norm_by_ops"] = "Keras' own `ops.norm` in a functional model fails on JAX"
+DECISIVE = ("other", "trunk", "shortcut", "residual_last", "interior")
+APPLY = {"residual_last", "interior"}
 
 
-@pytest.mark.one_in(10)
+def by_hand(case, path):
+    """The role of a γ as it is written in the table of cases; the decisive one of several calls."""
+    owner = f"/{path.rpartition('/')[0]}"
+    [roles] = [roles for key, roles in case.expected.items() if owner.endswith(f"/{key}")]
+    roles = roles.split("+") if isinstance(roles, str) else roles
+    return min(roles, key=DECISIVE.index)
+
+
+def judged(case, roles=None):
+    keras.utils.set_random_seed(3)
+    return verify(case.build(), roles, inputs=case.example())
+
+
 @pytest.mark.parametrize("name", [case.name for case in CASES])
-def test_running_agrees_with_the_hand_written_roles(name):
-    keras.utils.set_random_seed(3)
+def test_running_shows_the_roles_that_were_written_by_hand(name):
     case = BY_NAME[name]
-    found = verify(case.build(), case.example())
+    found = judged(case)
     assert len(found) > 0 or not case.expected
-    unclear = {e.path for e in found if e.agreement != "agree"}
-    assert not [e for e in found if e.agreement == "disagree"]
-    assert bool(unclear) == (name in NOT_TESTABLE), [e.evidence for e in found if e.path in unclear]
+    expected = {e.path: by_hand(case, e.path) for e in found}
+    for owner, role in MEASURED_NOT_READ.get(name, {}).items():
+        expected[f"{owner}/gamma"] = role
+    if name in NOT_TESTABLE:
+        assert {e.agreement for e in found} >= {"not testable"}
+    else:
+        assert {e.path: str(e.measured) for e in found} == expected
 
 
-def wrong(role):
-    return Role.TRUNK if role is Role.INTERIOR else Role.INTERIOR
+@pytest.mark.parametrize("name", sorted(WRONG_BEFORE))
+def test_the_mistakes_of_the_earlier_analysis_are_refuted(name):
+    """Inner joins, logits, conditioning, gates: what reading got wrong, running does not believe.
+
+    `trunk` for `other`, or the reverse, is the one mistake that running cannot see.
+    """
+    case = BEFORE[name]
+    owners = {f"/{e.path.rpartition('/')[0]}": e.path for e in judged(case)}
+    before, right = {}, {}
+    for key, roles in WRONG_BEFORE[name].items():
+        [path] = [path for owner, path in owners.items() if owner.endswith(f"/{key}")]
+        before[path], right[path] = roles
+    for entry in judged(case, before):
+        told = {before[entry.path], right[entry.path]} != {"trunk", "other"}
+        assert str(entry.agreement) == ("disagree" if told else "not testable"), entry
+    assert judged(case, right).ok
 
 
-@pytest.mark.parametrize("name", ["resnet_v1_basic", "squeeze_and_excite", "unet_additive"])
-def test_a_wrong_role_is_refuted(name, monkeypatch):
-    """Every role is exchanged for a wrong one: not one passes."""
-    roles = keras_gamma.find_roles
-
-    def lie(model, inputs=None):
-        report = roles(model, inputs)
-        entries = [dataclasses.replace(e, role=wrong(e.role)) for e in report]
-        return type(report)(entries, report.notes)
-
-    monkeypatch.setattr(verification, "find_roles", lie)
-    keras.utils.set_random_seed(3)
-    found = verify(BY_NAME[name].build(), BY_NAME[name].example())
+@pytest.mark.parametrize(
+    "name",
+    ["resnet_v1_basic", "resnet_v2", "mobilenet_v2", "squeeze_and_excite", "unet_additive",
+     "pre_norm", "parallel_branches"],
+)  # fmt: skip
+def test_every_lie_between_apply_and_withhold_is_refuted(name):
+    case = BY_NAME[name]
+    found = judged(case)
     assert found
-    assert [e.agreement for e in found] == ["disagree"] * len(found)
-    assert not found.ok
+    for entry in found:
+        right = by_hand(case, entry.path)
+        for lie in Role:
+            if (str(lie) in APPLY) == (right in APPLY):
+                continue
+            assert compare(lie, Measured(entry.measured, ""))[0] is Agreement.DISAGREE, entry
+    lies = {e.path: "trunk" if by_hand(case, e.path) in APPLY else "interior" for e in found}
+    lied = judged(case, lies)
+    assert [e.agreement for e in lied] == ["disagree"] * len(lies)
+    assert not lied.ok
 
 
 def residual(norm=layers.BatchNormalization, **kwargs):
@@ -67,9 +105,59 @@ def residual(norm=layers.BatchNormalization, **kwargs):
     return keras.Model(x, layers.Conv2D(2, 1, name="out")(y))
 
 
+def test_what_may_be_given_as_roles():
+    model = residual()
+    report = keras_gamma.find_roles(model)
+    plan = keras_gamma.apply_guidelines(residual(), l2=1.0)
+    for roles in (None, report, plan, {"bn/gamma": "residual_last"}):
+        assert verify(model, roles).ok
+    assert verify(keras_gamma.network.trace(model)).ok
+    assert not verify(model, {"bn/gamma": Role.TRUNK}).ok
+
+
+def test_roles_that_are_none():
+    model = residual()
+    with pytest.raises(TypeError, match=r"What the model is called with goes to `inputs`"):
+        verify(model, np.zeros((1, 8, 8, 4)))
+    with pytest.raises(ValueError, match="A role is one of residual_last, shortcut"):
+        verify(model, {"bn/gamma": "last"})
+    with pytest.raises(ValueError, match="'bm/gamma', but the model has no γ there"):
+        verify(model, {"bm/gamma": "trunk"})
+
+
+def test_nothing_to_test_is_not_ok():
+    x = keras.Input((4,))
+    found = verify(keras.Model(x, layers.Dense(2)(x)))
+    assert len(found) == 0
+    assert found.ok is False
+
+
+def test_what_could_not_be_told_is_not_ok():
+    class Fails(layers.Dense):
+        def __call__(self, x, *args, **kwargs):
+            if not isinstance(x, keras.KerasTensor):
+                raise RuntimeError("no numbers, please")
+            return super().__call__(x, *args, **kwargs)
+
+    x = keras.Input((4,))
+    found = verify(keras.Model(x, Fails(4)(layers.LayerNormalization(name="ln")(x))))
+    assert [str(e.agreement) for e in found] == ["not testable"]
+    assert "no numbers, please" in found[0].evidence
+    assert found.ok is False
+
+
 def test_a_zero_gamma_shows_where_it_would_act():
     """Blocks often start with γ = 0."""
     [one] = verify(residual(gamma_initializer="zeros"))
+    assert (one.measured, one.agreement) == ("residual_last", "agree")
+
+
+def test_a_kernel_of_zeros_hides_nothing():
+    """Nor do branches that start at zero: what they will do once they are trained is tested."""
+    x = keras.Input((8, 8, 4))
+    y = layers.BatchNormalization(name="bn")(x)
+    y = layers.Conv2D(4, 1, kernel_initializer="zeros", name="silent")(layers.ReLU()(y))
+    [one] = verify(keras.Model(x, layers.Add()([x, y])))
     assert (one.measured, one.agreement) == ("residual_last", "agree")
 
 
@@ -79,18 +167,37 @@ def test_a_frozen_norm():
     assert [e.agreement for e in verify(model)] == ["agree"]
 
 
-def test_a_kernel_of_zeros_is_not_testable():
-    x = keras.Input((8, 8, 4))
-    y = layers.BatchNormalization(name="bn")(x)
-    y = layers.Conv2D(4, 1, kernel_initializer="zeros", name="silent")(layers.ReLU()(y))
-    model = keras.Model(x, layers.Add()([x, y]))
-    [one] = verify(model)
-    assert (one.agreement, one.measured) == ("not testable", None)
+@keras.saving.register_keras_serializable(package="referee")
+class Weighted(layers.Layer):
+    """x · g + b, with g and b cast and cut out of one weight."""
+
+    def build(self, shape):
+        self.w = self.add_weight(name="w", shape=(shape[-1], 2), initializer="random_normal")
+
+    def call(self, x):
+        return x * ops.cast(self.w, x.dtype)[:, 0] + self.w[:, 1]
 
 
-def test_evidence_is_measured():
-    [one] = verify(residual())
-    assert one.evidence == "The branch moves ×4 at 'join', the skip does not."
+def test_a_cast_or_cut_weight_is_a_weight():
+    """Its sum with the branch is no join, and what it scales stays γ's."""
+    x = keras.Input((6, 4))
+    y = layers.Add()([x, Weighted()(layers.LayerNormalization(name="ln")(x))])
+    absorbed = layers.LayerNormalization(name="post")(Weighted()(layers.BatchNormalization()(x)))
+    model = keras.Model(x, [y, layers.Dense(1)(absorbed)])
+    found = verify(model)
+    assert [str(e.measured) for e in found] == ["interior", "residual_last", "trunk"]
+    assert found.ok
+
+
+def test_another_choice_of_a_top_k_refutes_nothing():
+    """Routing by the largest logits: γ ×4 picks the same ones, or others, and that is no answer."""
+    x = keras.Input((6, 8))
+    h = layers.LayerNormalization(name="ln")(x)
+    weights, chosen = ops.top_k(layers.Dense(4)(h), 2)
+    gate = ops.sum(ops.one_hot(chosen, 4) * ops.softmax(weights)[..., None], axis=-2)
+    y = ops.sum(ops.reshape(layers.Dense(32)(h), (-1, 6, 4, 8)) * gate[..., None], axis=-2)
+    found = verify(keras.Model(x, layers.Dense(2)(layers.Add()([x, y]))))
+    assert [(str(e.measured), str(e.agreement)) for e in found] == [("residual_last", "agree")]
 
 
 def test_nothing_of_the_model_changes():
@@ -111,58 +218,9 @@ def test_nothing_of_the_model_changes():
     assert len(model.layers[0]._inbound_nodes) == 1
 
 
-def test_given_arrays_are_used():
-    """ReLU lets nothing of a negative input through, and all of a positive one."""
-    x = keras.Input((4,))
-    y = layers.Add()([x, layers.LayerNormalization(name="ln")(layers.Dense(4)(x))])
-    y = layers.Dense(1, kernel_initializer="ones")(layers.ReLU()(y))
-    model = keras.Model(x, layers.LayerNormalization(name="last")(layers.ReLU()(x * y)))
-    rng = np.random.default_rng(0)
-    sample = rng.uniform(100, 200, (3, 4)).astype("float32")
-    assert [e.measured for e in verify(model, sample)] == ["residual_last", "trunk"]
-    last = verify(model, -sample)[0]
-    assert last.path == "ln/gamma"
-    assert last.measured == "residual_last"
-
-
-def test_table_json_and_plan():
-    model = residual()
-    plan = keras_gamma.apply_guidelines(model, l2=0.5)
-    found = verify(model, plan=plan)
-    text = str(found)
-    for word in ("decision", "apply", "agree", "×4", "1 γ run with γ and β ×4: agree 1"):
-        assert word in text
-    content = json.loads(found.to_json())
-    assert content["ok"] is True
-    assert content["entries"][0]["measured"] == "residual_last"
-
-
-def test_a_model_that_fails_when_it_runs_is_not_testable():
-    class OnlySymbolic(layers.Layer):
-        def call(self, x):
-            return keras.ops.multiply(x, 1.0)
-
-    class Fails(layers.Dense):
-        def __call__(self, x, *args, **kwargs):
-            if not isinstance(x, keras.KerasTensor):
-                raise RuntimeError("no numbers, please")
-            return super().__call__(x, *args, **kwargs)
-
-    x = keras.Input((4,))
-    y = Fails(4)(layers.LayerNormalization(name="ln")(OnlySymbolic()(x)))
-    [one] = verify(keras.Model(x, y))
-    assert one.agreement == "not testable"
-    assert "no numbers, please" in one.evidence
-
-
-def test_not_a_model():
-    with pytest.raises(TypeError, match="Expected a Keras 3 model"):
-        verify("model.keras")
-
-
-@pytest.mark.parametrize("doublings", [0, 6])
-def test_a_strong_stream_drowns_what_is_put_beside_it(doublings):
-    """Found by the fuzzer: γ reaches the output, which hardly shows beside a stream of 64."""
+@pytest.mark.parametrize("doublings", [0, 6, 20])
+def test_a_strong_stream_drowns_nothing(doublings):
+    """γ reaches the output beside a stream that is 64, or a million, times as strong."""
     keras.utils.set_random_seed(0)
     x = keras.Input((4, 8))
     stream = x
@@ -171,6 +229,43 @@ def test_a_strong_stream_drowns_what_is_put_beside_it(doublings):
     norm = layers.BatchNormalization(name="bn")(stream)
     both = layers.Concatenate()([layers.Add(name="join")([norm, stream]), norm])
     (entry,) = keras_gamma.verify(keras.Model(x, layers.Dense(2)(both)))
-    assert str(entry.role) == "trunk"
-    assert str(entry.agreement) == ("not testable" if doublings else "agree")
-    assert ("too little to tell" in entry.evidence) == bool(doublings)
+    assert (str(entry.measured), str(entry.agreement)) == ("trunk", "agree")
+
+
+def test_half_precision():
+    """float16 reaches no further than 65504: large factors are smaller there."""
+    keras.utils.set_random_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for policy in ("float16", "bfloat16", "mixed_bfloat16"):
+            x = keras.Input((8, 8, 4), dtype="float32")
+            block = {"dtype": policy}
+            y = layers.BatchNormalization(name="bn1", **block)(layers.Conv2D(4, 3, **block)(x))
+            y = layers.Conv2D(4, 3, **block)(layers.Activation("silu", **block)(y))
+            y = layers.BatchNormalization(name="bn2", **block)(y)
+            found = verify(keras.Model(x, layers.Dense(2, **block)(y)))
+            assert [str(e.measured) for e in found] == ["interior", "trunk"], policy
+
+
+def test_table_json_and_plan():
+    model = residual()
+    plan = keras_gamma.apply_guidelines(model, l2=0.5)
+    found = verify(model, plan=plan)
+    text = found.table()
+    for word in (
+        "decision",
+        "apply",
+        "agree",
+        "leaves the skip",
+        "1 γ judged by running",
+        "agree 1",
+    ):
+        assert word in text
+    content = json.loads(found.to_json())
+    assert content["ok"] is True
+    assert content["entries"][0]["measured"] == "residual_last"
+
+
+def test_not_a_model():
+    with pytest.raises(TypeError, match="Expected a Keras 3 model"):
+        verify("model.keras")

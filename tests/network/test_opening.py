@@ -223,7 +223,7 @@ class Raw(keras.Model):
 def test_raw_code_is_read_from_the_graph_of_the_backend():
     model, expected = Raw(), {"inner": "interior", "last": "residual_last", "between": "interior"}
     assert roles(model, (None, 8, 8, 4)) == expected
-    assert [str(e.agreement) for e in verify(model, (None, 8, 8, 4))] == ["agree"] * 3
+    assert [str(e.agreement) for e in verify(model, inputs=(None, 8, 8, 4))] == ["agree"] * 3
 
 
 class RawOnAnyBackend(keras.Model):
