@@ -283,7 +283,7 @@ out.withoutInterior = shown(); out.fadedThen = faded();
 box.click();
 out.again = shown(); out.fadedAgain = faded();
 const search = document.getElementById("search");
-search.value = "SKIP_bn"; fire(search, "input");
+search.value = "BN0b"; fire(search, "input");
 out.searched = shown();
 search.value = ""; fire(search, "input");
 const [number] = Object.entries(nodes).find(([n, a]) => a.label === "bn0b");
@@ -332,7 +332,7 @@ def test_the_page_in_a_browser(tmp_path):
     assert out["fadedThen"] == ["bn0a", "bn1a", "stem_bn"]
     assert out["again"] == out["rows"] and out["fadedAgain"] == []
     # By its name, and as what absorbs the other.
-    assert out["searched"] == ["stem_bn/gamma", "skip_bn/gamma"]
+    assert out["searched"] == ["bn0a/gamma", "bn0b/gamma"]
     assert out["tipShown"] and out["tipGone"]
     assert out["tip"].startswith("bn0b\nresidual_last: It sets the scale of the branch")
     assert out["lit"] == ["bn0b/gamma"]
