@@ -69,7 +69,7 @@ class DecayByPath(_keras.WeightDecayHook):
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         resolved = _resolve(self._decay.factors, variables, self.name)
-        super().build(variables)
+        super().build(list(variables))
         self._decay.resolved = resolved
 
     def decay_variables(
