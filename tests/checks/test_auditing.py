@@ -529,7 +529,7 @@ def test_a_strength_in_a_variable_or_by_schedule():
 
     model = block()
     optimizer = keras.optimizers.SGD(0.1)
-    optimizer.weight_decay = keras.Variable(0.25)
+    optimizer.weight_decay = keras.Variable(0.25, trainable=False)
     model.compile(optimizer, "mse")
     exclude_from_weight_decay(optimizer, model)
     found = audit(model)
