@@ -130,7 +130,7 @@ class _Runner:
         numbers = dict(zip(map(id, symbolic(visit.step.outputs)), visit.step.numbers, strict=True))
         for key, value in visit.outputs.items():
             tensor = self._new(key, self._label(numbers[key], visit))
-            self._describe(tensor, facts, key, value)
+            self._describe(tensor, facts, key, value, bool(states.get(key)))
             number = numbers[key]
             place = None if number is None else self._places.get(number)
             found = states.get(key, {}) if is_float(value) else {}
@@ -171,12 +171,15 @@ class _Runner:
             return str(self._graph.nodes[number].label)
         return str(getattr(visit.step.operation, "name", "a step"))
 
-    def _describe(self, tensor: Tensor, facts: "_Step", key: int, value: Any) -> None:
+    def _describe(
+        self, tensor: Tensor, facts: "_Step", key: int, value: Any, follows_gamma: bool
+    ) -> None:
         tensor.behind = facts.behind
         tensor.size = int(np.prod(value.shape))
         tensor.operands = tuple(facts.operand(key).number for key in facts.operands)
         tensor.varies = bool(facts.operands or facts.follows_indices) and (
-            is_float(value) and varies(value)
+            # The length of what is normalized is the same for every example, but follows γ.
+            is_float(value) and (follows_gamma or varies(value))
         )
         tensor.how, tensor.is_norm = facts.how, facts.is_norm
         tensor.has_weights = facts.has_weights

@@ -269,3 +269,12 @@ def test_table_json_and_plan():
 def test_not_a_model():
     with pytest.raises(TypeError, match="Expected a Keras 3 model"):
         verify("model.keras")
+
+
+def test_a_length_that_no_example_changes_follows_gamma():
+    """Found by the fuzzer: behind a layer normalization ‖x‖ is a constant times γ."""
+    x = keras.Input((4, 8))
+    y = layers.LayerNormalization(name="ln")(x)
+    y = y / ops.sqrt(ops.sum(ops.square(y), axis=-1, keepdims=True) + 1e-9)
+    [one] = verify(keras.Model(x, layers.Dense(2)(y)))
+    assert (str(one.measured), str(one.agreement)) == ("interior", "agree")
