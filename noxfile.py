@@ -41,7 +41,7 @@ def newest(session: nox.Session) -> None:
 
 @nox.session(python="3.12")
 def py312(session: nox.Session) -> None:
-    """What hosted notebooks have: Keras 3.10, TensorFlow 2.19. Not supported yet: some tests fail."""
+    """What hosted notebooks have: Keras 3.10, TensorFlow 2.19. Not supported: some tests fail."""
     run_core(session, "keras==3.10.*", "tensorflow==2.19.*")
 
 
