@@ -76,7 +76,7 @@ def load_model(
         raise ValueError(f"{path!r}: its config is nested too deeply to be read.") from None
     except Exception as error:
         text = " ".join(str(error).split())
-        if isinstance(error, ValueError) and text == str(error) and len(text) < _LONGEST:
+        if type(error) is ValueError and text == str(error) and len(text) < _LONGEST:
             raise
         # Keras' reasons run over many lines, with whole configs; damage has errors of any type.
         short = text if len(text) < _LONGEST else f"{text[:_LONGEST]}…"
