@@ -202,7 +202,7 @@ def mechanism(path: Path) -> dict[str, Any]:
     if header is None or not rows:
         raise UsageError(f"{path} holds no measurement; use a smaller --monitor_every")
     last = rows[-max(1, len(rows) // 4) :]
-    collected = collections.defaultdict(list)
+    collected: dict[str, list[float]] = collections.defaultdict(list)
     for row in last:
         collected["branch_to_skip"] += [b["ratio"] for b in row["branches"].values()]
         for numbers in row["kernels"].values():
@@ -314,8 +314,8 @@ def claims(by_arm: dict[str, list[experiment.Row]]) -> list[Claim]:
         if one not in by_arm or other not in by_arm:
             return
         rows = zip(by_arm[one], by_arm[other], strict=True)
-        pairs = [(a.get(name), b.get(name)) for a, b in rows]
-        pairs = [(a, b) for a, b in pairs if a and b]
+        values = [(a.get(name), b.get(name)) for a, b in rows]
+        pairs: list[tuple[float, float]] = [(a, b) for a, b in values if a and b]
         if not pairs:
             return
         if name == "final_test_accuracy":

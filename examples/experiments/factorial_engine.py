@@ -24,7 +24,7 @@ from keras_gamma import Role
 ROLES = (Role.RESIDUAL_LAST, Role.SHORTCUT, Role.INTERIOR, Role.TRUNK)
 
 
-class FusedBatchNormalization(layers.BatchNormalization):
+class FusedBatchNormalization(layers.BatchNormalization):  # type: ignore[misc]  # Keras has no types
     """The same function in one operation for the way forth, and one for the way back.
 
     Keras writes it out, which is more than half of the time of a small network on a CPU.
@@ -178,12 +178,14 @@ class Engine:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits of the model as it is."""
-        return self._logits(tf.constant(images, tf.float32)).numpy()
+        found: np.ndarray = self._logits(tf.constant(images, tf.float32)).numpy()
+        return found
 
     def branch_ratios(self, images: np.ndarray) -> list[float]:
         """Variance of each branch over that of its skip, with the statistics of the batch."""
         before = self.model.get_weights()
-        found = self._streams(tf.constant(images, tf.float32)).numpy().tolist()
+        streams = self._streams(tf.constant(images, tf.float32))
+        found: list[float] = streams.numpy().tolist()
         self.model.set_weights(before)  # The moving averages have moved.
         return found
 

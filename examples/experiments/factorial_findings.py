@@ -139,7 +139,8 @@ def _slopes(designs: Designs, cells: dict[float, Cell], role: str) -> np.ndarray
     chosen = {x: designs[cell].only(sorted(shared)) for x, cell in cells.items()}
     effects = np.array([design.effect(role) for design in chosen.values()])
     x = np.array(list(chosen))
-    return (x - x.mean()) @ effects / np.sum((x - x.mean()) ** 2)
+    slopes: np.ndarray = (x - x.mean()) @ effects / np.sum((x - x.mean()) ** 2)
+    return slopes
 
 
 def _dose(designs: Designs) -> list[Hypothesis]:
@@ -193,7 +194,8 @@ def _coefficients(y: np.ndarray, log: np.ndarray, switches: np.ndarray) -> tuple
     """residual_last's coefficient, without and with the log ratio and its square."""
 
     def centred(table: np.ndarray) -> np.ndarray:
-        return (table - table.mean(axis=1, keepdims=True)).ravel()
+        found: np.ndarray = (table - table.mean(axis=1, keepdims=True)).ravel()
+        return found
 
     plain = np.tile(switches - switches.mean(axis=0), (len(y), 1))
     mediators = np.stack([centred(log), centred(log**2)], axis=1)

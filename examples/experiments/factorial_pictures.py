@@ -1,5 +1,6 @@
 """The figures of a factorial experiment: effects by role, and the map by depth and dose."""
 
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,11 @@ def effects(
     """
     switches = next(iter(designs.values())).switches
     figure, (left, right) = subplots(1, 2, (15.0, 2.2 + 0.8 * len(designs)))
-    _intervals(left, designs, {s: lambda d, s=s: d.effect(s) for s in switches})
+    _intervals(left, designs, {s: operator.methodcaller("effect", s) for s in switches})
     left.set_title("decaying the γ of a role: the arms that do minus those that do not")
-    pairs: Series = {name: lambda d, p=pair: d.difference(*p) for name, pair in contrasts.items()}
+    pairs: Series = {
+        name: operator.methodcaller("difference", *pair) for name, pair in contrasts.items()
+    }
     _intervals(right, designs, pairs)
     right.set_title("one arm against another")
     save(figure, path)

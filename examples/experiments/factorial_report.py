@@ -23,6 +23,8 @@ from absl import flags
 from examples.core.cli import UsageError, run_main
 from examples.experiments import factorial_findings as findings
 from examples.experiments import factorial_pictures, factorial_sections
+from examples.experiments import factorial_plan as plan
+from examples.experiments.factorial_cells import ALL, GUIDELINES, NONE, ROLES
 from examples.experiments.factorial_statistics import Verdict
 from examples.experiments.reports import markdown_table, tell
 from examples.experiments.significance import estimate
@@ -59,12 +61,12 @@ def main(argv: Sequence[str]) -> None:
 def draw(designs: findings.Designs) -> None:
     """Draws the two figures."""
     named = {findings.name_of(cell): design for cell, design in designs.items()}
-    contrasts = factorial_sections.presets(list(map(str, findings.ROLES)))
+    contrasts = factorial_sections.presets(list(map(str, ROLES)))
     factorial_pictures.effects(named, contrasts, PICTURES / "factorial_effects.png")
     tuned = {
         (cell.depth, cell.dose): design
         for cell, design in designs.items()
-        if cell.rate == findings.plan.RATE_OF[cell.depth]
+        if cell.rate == plan.RATE_OF[cell.depth]
     }
     values = {
         name: {place: float(design.arm(arm).mean()) for place, design in tuned.items()}
@@ -119,12 +121,12 @@ def _effects(designs: findings.Designs) -> str:
         [
             findings.name_of(place),
             *(tell(estimate(design.effect(role))) for role in design.switches),
-            tell(estimate(design.difference(findings.GUIDELINES, findings.NONE))),
-            tell(estimate(design.difference(findings.ALL, findings.NONE))),
+            tell(estimate(design.difference(GUIDELINES, NONE))),
+            tell(estimate(design.difference(ALL, NONE))),
         ]
         for place, design in designs.items()
     ]
-    header = ["cell", *map(str, findings.ROLES), "guidelines − none", "all − none"]
+    header = ["cell", *map(str, ROLES), "guidelines − none", "all − none"]
     return "Effects, points (not corrected):\n\n" + markdown_table(header, lines)
 
 
@@ -164,9 +166,9 @@ def _explored(designs: findings.Designs) -> str:
     lines = [
         [
             findings.name_of(place),
-            tell(estimate(design.difference(findings.ALL_BUT_INTERIOR, findings.NONE))),
-            tell(estimate(design.difference(findings.ALL_BUT_INTERIOR, findings.ALL))),
-            tell(estimate(design.difference(findings.ALL_BUT_INTERIOR, findings.GUIDELINES))),
+            tell(estimate(design.difference(findings.ALL_BUT_INTERIOR, NONE))),
+            tell(estimate(design.difference(findings.ALL_BUT_INTERIOR, ALL))),
+            tell(estimate(design.difference(findings.ALL_BUT_INTERIOR, GUIDELINES))),
         ]
         for place, design in designs.items()
     ]

@@ -55,7 +55,9 @@ class Design:
 
     def arm(self, bits: str) -> np.ndarray:
         """The results of one arm, by seed."""
-        return self.values[(slice(None), *(int(bit) for bit in bits))]
+        place: tuple[slice | int, ...] = (slice(None), *(int(bit) for bit in bits))
+        found: np.ndarray = self.values[place]
+        return found
 
     def effect(self, *switches: str) -> np.ndarray:
         """By seed: the effect of a switch, or the interaction of several.
@@ -69,11 +71,13 @@ class Design:
             shape[self.switches.index(switch)] = 2
             signs = signs * np.array([-1.0, 1.0]).reshape(shape)
         axes = tuple(range(1, self.values.ndim))
-        return (self.values * signs).sum(axis=axes) / (signs.size / 2)
+        found: np.ndarray = (self.values * signs).sum(axis=axes) / (signs.size / 2)
+        return found
 
     def difference(self, one: str, other: str) -> np.ndarray:
         """By seed: an arm minus another."""
-        return self.arm(one) - self.arm(other)
+        found: np.ndarray = self.arm(one) - self.arm(other)
+        return found
 
 
 def equivalence(values: Sequence[float] | np.ndarray, margin: float = MARGIN) -> float:

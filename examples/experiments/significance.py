@@ -28,7 +28,7 @@ class Estimate:
     count: int
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
     """Returns the mean of independent values, with its interval.
 
     Example:
@@ -58,7 +58,7 @@ def geometric_mean(values: Sequence[float | None]) -> float | None:
     return float(np.exp(np.mean(np.log(positive)))) if positive else None
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> Estimate:
+def paired(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> Estimate:
     """Returns the mean difference `first - second` of values of the same seeds."""
     return estimate(np.subtract(first, second).tolist())
 

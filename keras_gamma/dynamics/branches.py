@@ -56,10 +56,11 @@ class BranchMeter:
                 f"{[array.shape for array in self._arrays]}. Trace it on the batch: "
                 "keras_gamma.network.trace(model, batch)."
             )
+        # From the node of each residual join to its skip and its branches.
         self._joins = {
-            index: join
+            index: (join.skip, join.branches)
             for index, join in network.derive(find_joins).items()
-            if join.residual and join.merged_into is None
+            if join.skip is not None and join.merged_into is None
         }
         # The names of sums that Keras did not name may be the same.
         labels: dict[str, int] = {}
@@ -76,20 +77,16 @@ class BranchMeter:
         of the batch, and there is no dropout.
         """
         watch: dict[int, Callable[[Any], Any]] = {}
-        for join in self._joins.values():
-            for operand in join.operands:
+        for skip, branches in self._joins.values():
+            for operand in (skip, *branches):
                 watch[operand] = _as_float
         tensors = run_once(self._network, self._arrays, watch)
         found = []
-        for index, join in self._joins.items():
-            branches = [tensors[o] for o in join.operands if o != join.skip]
+        for index, (skip, branches) in self._joins.items():
             if not branches:  # x + x
                 continue
-            found.append(
-                BranchRatio(
-                    self._labels[index], _variance(sum(branches)), _variance(tensors[join.skip])
-                )
-            )
+            added = _variance(sum(tensors[branch] for branch in branches))
+            found.append(BranchRatio(self._labels[index], added, _variance(tensors[skip])))
         return found
 
 

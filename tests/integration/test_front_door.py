@@ -7,9 +7,11 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import pytest
 
 import keras_gamma
+from keras_gamma.decay.optimizers import DecayByPath
 
 PACKAGE = pathlib.Path(keras_gamma.__file__).parent
 STUBS = sorted(PACKAGE.rglob("__init__.pyi"))
@@ -68,6 +70,19 @@ def test_the_facades_hold_only_what_a_room_defines(module):
         assert getattr(facade, name).__module__.startswith(
             ("keras_gamma.decay.", "keras_gamma.checks.", "keras_gamma.dynamics.")
         )
+
+
+def test_the_stub_of_the_optimizers_tells_each_with_its_base():
+    tree = ast.parse((PACKAGE / "optimizers.pyi").read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    told = {cls.name: [ast.unparse(base) for base in cls.bases] for cls in classes}
+    assert set(keras_gamma.optimizers.__all__) <= set(told)
+    for name, (mixin, base) in told.items():
+        keras_name = base.removeprefix("keras.optimizers.")
+        assert mixin == "DecayByPath"
+        if hasattr(keras.optimizers, keras_name):  # An older Keras may lack one.
+            made = getattr(keras_gamma.optimizers, name)
+            assert made.__bases__ == (DecayByPath, getattr(keras.optimizers, keras_name))
 
 
 def test_importing_the_package_loads_no_backend():
