@@ -20,7 +20,7 @@ nox.options.error_on_missing_interpreters = True
 # Beside keras_gamma and a backend.
 TOOLS = ["hypothesis", "pytest", "pytest-xdist"]
 ROOMS = ["_keras", "network", "roles", "decay", "checks", "dynamics", "models"]
-TORCH = os.environ.get("TORCH", "torch")
+TORCH = os.environ.get("TORCH", "torch")  # e.g. torch==2.13.0
 
 
 def run_core(session: nox.Session, *packages: str, backend: str = "tensorflow") -> None:
