@@ -83,7 +83,7 @@ def package(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--outdir", dist)
     built = sorted(str(path) for path in pathlib.Path(dist).glob("keras_gamma-*"))
     session.run("twine", "check", "--strict", *built)
-    empty = pathlib.Path(dist) / "empty"
+    empty = pathlib.Path(dist).resolve() / "empty"
     empty.mkdir(exist_ok=True)
     readme = pathlib.Path("README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)

@@ -18,6 +18,7 @@ wrong.
 import json
 import os
 import pathlib
+import re
 import sys
 import warnings
 import zipfile
@@ -333,15 +334,17 @@ def _load(path: str) -> "keras.Model":
         return keras_gamma.load_model(path)
     except Exception as error:
         text = " ".join(str(error).split())
-        if "unsafe" in text.lower() or "safe_mode" in text:
+        whole = f"{text} {error.__cause__}"  # `load_model` shortens what Keras says.
+        if "unsafe" in whole.lower() or "safe_mode" in whole:
             raise _Failure(
                 f"{path} holds Python code (a Lambda layer), which only unsafe loading would open; "
                 "it was not run. If you trust its origin, load it yourself and call "
                 "keras_gamma.find_roles(model)."
             ) from error
-        if "Could not locate" in text:
+        if "Could not locate" in whole:
+            [needed] = re.findall("Could not locate [^.]*", whole)[:1]
             raise _Failure(
-                f"{path} needs a class that is not known here: {text[:200]}… Load it in Python "
+                f"{path} needs a class that is not known here: {needed}. Load it in Python "
                 "with custom_objects and call keras_gamma.find_roles(model)."
             ) from error
         kind = f"{type(error).__name__}: "

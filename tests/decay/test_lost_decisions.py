@@ -119,6 +119,7 @@ class Block(layers.Layer):
         return x
 
 
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")  # It was not built.
 def test_inner_layers_without_names_load(tmp_path):
     x = y = keras.Input((4,))
     for _ in range(3):
