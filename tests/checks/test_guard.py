@@ -295,6 +295,7 @@ def test_not_a_way_to_tell():
 def test_on_two_devices(kind):
     """In a process of its own, which is split into two devices."""
     on_jax = kind.endswith("parallel")
+    pytest.importorskip("jax" if on_jax else "tensorflow")
     environment = {
         **os.environ,
         "KERAS_BACKEND": "jax" if on_jax else "tensorflow",

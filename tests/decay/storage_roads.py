@@ -210,6 +210,8 @@ def in_another_process(model, folder, backend=None):
     return keras_gamma.load_model(folder / "n.keras")
 
 
+OTHER_BACKEND = "jax" if keras.backend.backend() != "jax" else "torch"
+
+
 def in_another_backend(model, folder):
-    other = "jax" if keras.backend.backend() != "jax" else "torch"
-    return in_another_process(model, folder, other)
+    return in_another_process(model, folder, OTHER_BACKEND)

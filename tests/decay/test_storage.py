@@ -192,16 +192,14 @@ def test_a_model_rebuilt_from_a_few_numbers(tmp_path):
 
 
 def hub_backbone():
-    import keras_hub
-
+    keras_hub = pytest.importorskip("keras_hub")
     return keras_hub.models.ViTBackbone(
         image_shape=(8, 8, 3), patch_size=4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8
     )
 
 
 def cv_backbone():
-    import keras_cv
-
+    keras_cv = pytest.importorskip("keras_cv")
     return keras_cv.models.ResNetBackbone(
         stackwise_filters=[64],
         stackwise_blocks=[1],
