@@ -290,7 +290,13 @@ def test_not_a_way_to_tell():
 
 
 @pytest.mark.parametrize(
-    "kind", ["mirrored", "scope", "distributed_fit", "data_parallel", "model_parallel"]
+    "kind",
+    [
+        "mirrored",
+        "data_parallel",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("scope", "distributed_fit")),
+        pytest.param("model_parallel", marks=pytest.mark.slow),
+    ],
 )
 def test_on_two_devices(kind):
     """In a process of its own, which is split into two devices."""

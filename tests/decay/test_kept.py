@@ -102,7 +102,13 @@ def test_roads(road, kind, tmp_path):
     assert outcome(kind, model, getattr(roads, road), tmp_path) == TABLE[road][kind]
 
 
-@pytest.mark.parametrize("road", ["in_another_process", "in_another_backend"])
+@pytest.mark.parametrize(
+    "road",
+    [
+        pytest.param("in_another_process", marks=pytest.mark.slow),
+        pytest.param("in_another_backend"),
+    ],
+)
 def test_all_at_once_in_another_process(road, tmp_path):
     if road == "in_another_backend":
         pytest.importorskip(roads.OTHER_BACKEND)
