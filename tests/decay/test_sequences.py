@@ -51,6 +51,8 @@ class Sequences(RuleBasedStateMachine):
         self.frozen: set[str] = set()
         self.plan = self.decay_plan = None
         self.compiled = False
+        self.watched = self.decided = False
+        self.foreign = dict(self.l2)  # Penalties that came with a config: they stay.
 
     # Deciding -------------------------------------------------------------------------------
 
@@ -66,12 +68,15 @@ class Sequences(RuleBasedStateMachine):
             assert not set(NORMS) <= self.spared | self.frozen
             return
         self.l2 = dict.fromkeys(NORMS, l2)
+        self.watched |= target is self.model
+        self.decided = True
 
     @precondition(lambda self: self.plan is not None)
     @rule()
     def remove(self):
         self.plan.remove()
-        self.plan, self.l2 = None, dict.fromkeys(NORMS, 0.0)
+        self.plan, self.l2 = None, dict(self.foreign)
+        self.watched = self.decided = False
 
     @precondition(lambda self: not self.compiled)
     @rule()
@@ -88,7 +93,9 @@ class Sequences(RuleBasedStateMachine):
         told = self._compile(self.cls(ETA, weight_decay=DECAY), spared=set())
         self.decay_plan = None
         twice = [n for n in NORMS if self.l2[n] and n not in self.frozen]
-        assert bool([t for t in told if "counted twice" in t]) == bool(twice)
+        # A model around the one that was decided on, or a copy by Keras alone: see the docs.
+        if self.watched:
+            assert bool([t for t in told if "counted twice" in t]) == bool(twice)
 
     @precondition(lambda self: self.decay_plan is not None)
     @rule()
@@ -125,6 +132,7 @@ class Sequences(RuleBasedStateMachine):
         self.model = keras.Model(inner.input, layers.Dense(2, name="out")(inner.output))
         self.model = roads.with_head(keras.Model(inner.input, inner.output))
         self.compiled, self.decay_plan, self.spared = False, None, set()
+        self.watched = False
 
     @precondition(lambda self: self.compiled)
     @rule()
@@ -138,11 +146,14 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(road=st.sampled_from(sorted(ROADS)))
     def travel(self, road):
+        if road.endswith("clone") and self.compiled and self.frozen:
+            return  # Keras builds the clone's optimizer before it freezes the clone's layers.
         with tempfile.TemporaryDirectory() as folder:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 self.model = ROADS[road](self.model, pathlib.Path(folder))
         told = any(issubclass(w.category, keras_gamma.decay.DecisionNotKept) for w in caught)
+        self.watched &= road in ("archive", "unzipped", "our clone")
         # Plans are handles on the model before; what is in force was read off the new one.
         self.base = self.plan = self.decay_plan = None
         l2, spared = self._measured()
@@ -152,6 +163,10 @@ class Sequences(RuleBasedStateMachine):
             self.spared = set(NORMS) if spared else set()
             if self.frozen:
                 self._forget_frozen()
+        if road not in ("archive", "unzipped", "our clone"):
+            self.foreign, self.decided = dict(self.l2), False
+        elif self.decided:
+            self.foreign = dict.fromkeys(NORMS, 0.0)
 
     def _forget_frozen(self):
         """What is lost on frozen layers shows when they are unfrozen: look now."""
