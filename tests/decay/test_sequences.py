@@ -172,7 +172,7 @@ class Sequences(RuleBasedStateMachine):
         """What is lost on frozen layers shows when they are unfrozen: look now."""
         for name in self.frozen:
             find(self.model, name).trainable = True
-        l2, _ = self._measured()
+        l2 = self._penalties()
         self.l2 = {n: l2.get(n, 0.0) for n in NORMS}
         for name in self.frozen:
             find(self.model, name).trainable = False
@@ -185,8 +185,8 @@ class Sequences(RuleBasedStateMachine):
     def _wanted_spared(self):
         return self.compiled and bool(self.spared - self.frozen)
 
-    def _measured(self):
-        """l2 of each γ by its gradient, and whether the optimizer spares γ."""
+    def _penalties(self):
+        """l2 of each γ by what the loss has of it."""
         l2 = {}
         for name in NORMS:
             for variable in find(self.model, name).trainable_variables:
@@ -194,6 +194,11 @@ class Sequences(RuleBasedStateMachine):
                     penalty = variable.regularizer(keras.ops.ones(variable.shape))
                     l2[name] = float(keras.ops.convert_to_numpy(penalty)) / 4
         assert len(self.model.losses) == len(l2)
+        return l2
+
+    def _measured(self):
+        """l2 of each γ, and whether the optimizer spares γ."""
+        l2 = self._penalties()
         if not self.compiled:
             return l2, False
         decayed = {path.split("/")[0] for path in roads.decayed(self.model)}
