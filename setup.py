@@ -11,7 +11,7 @@ VERSION = re.search(
 ).group(1)
 
 # The library runs on any one of these; none is required, as in Keras itself.
-TENSORFLOW = ["tensorflow>=2.20"]
+TENSORFLOW = ["tensorflow>=2.21"]
 JAX = ["jax"]
 TORCH = ["torch"]
 PLOT = ["matplotlib"]
@@ -72,7 +72,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["keras_gamma", "keras_gamma.*"]),
     package_data={"": ["py.typed", "*.pyi", "*.css", "*.js"]},
     python_requires=">=3.11",
-    install_requires=["absl-py", "keras>=3.14", "lazy_loader", "numpy", "rich"],
+    install_requires=["absl-py", "keras>=3.15", "lazy_loader", "numpy", "rich"],
     extras_require={
         "tensorflow": TENSORFLOW,
         "jax": JAX,

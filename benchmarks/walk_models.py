@@ -238,7 +238,7 @@ def power_table(rows: list[Row]) -> list[str]:
 
 TEXT = """# Coverage
 
-Every model of keras.applications at full size; a small one of every family of backbones in
+Every model of keras.applications; a small one of every family of backbones in
 keras-hub and keras-cv; and one of each family that third-party packages export. Weights are at
 random. Made by `python benchmarks/walk_models.py` from the rows in `benchmarks/coverage.jsonl`; the
 figures are of {versions}.

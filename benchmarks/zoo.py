@@ -57,10 +57,10 @@ Builder = Callable[[], keras.Model]
 
 
 def applications() -> Iterator[tuple[str, Builder]]:
-    """Every model of keras.applications, at its full size."""
+    """Every model of keras.applications, on images of 128 pixels: roles do not depend on them."""
     for name, build in sorted(vars(keras.applications).items()):
         if name[0].isupper() and callable(build):
-            yield name, lambda build=build: build(weights=None)
+            yield name, lambda build=build: build(weights=None, input_shape=(128, 128, 3))
 
 
 def hub() -> Iterator[tuple[str, Builder | None]]:

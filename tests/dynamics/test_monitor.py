@@ -395,6 +395,7 @@ def instability_run(weight_decay, epochs=60):
     return monitor
 
 
+@pytest.mark.slow
 def test_the_periodic_instability_is_seen_and_said_once():
     with pytest.warns(UserWarning, match="Periodic instability") as warned:
         monitor = instability_run(0.02, epochs=200)

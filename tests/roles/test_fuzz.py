@@ -148,6 +148,7 @@ def test_running_refutes_nothing_of_many(todo, outputs):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("FUZZ_EXAMPLES" not in os.environ, reason="takes long: FUZZ_EXAMPLES=100")
 @settings(max_examples=max(EXAMPLES // 20, 1), **LIKE_THIS)
 @given(st.lists(instructions, min_size=2, max_size=5), st.integers(5, 40))
 def test_running_refutes_nothing_in_depth(todo, times):
