@@ -141,6 +141,10 @@ def test_running_refutes_nothing(todo, outputs):
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(
+    raises=AssertionError,
+    reason="A shared norm in front of a sum of attentions: `other` by reading, `shortcut` by running.",
+)
 @settings(max_examples=EXAMPLES, **LIKE_THIS)
 @given(st.lists(instructions, min_size=2, max_size=24), st.integers(1, 2))
 def test_running_refutes_nothing_of_many(todo, outputs):
@@ -148,7 +152,6 @@ def test_running_refutes_nothing_of_many(todo, outputs):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("FUZZ_EXAMPLES" not in os.environ, reason="takes long: FUZZ_EXAMPLES=100")
 @settings(max_examples=max(EXAMPLES // 20, 1), **LIKE_THIS)
 @given(st.lists(instructions, min_size=2, max_size=5), st.integers(5, 40))
 def test_running_refutes_nothing_in_depth(todo, times):
