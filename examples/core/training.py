@@ -53,8 +53,10 @@ class Task(Protocol):
     def make_metrics(self) -> list[keras.metrics.Metric]:
         """Makes the metrics, beside the crossentropy of integer labels, which is the loss."""
 
-    def train_batches(self, *, steps: int, first_epoch: int) -> tf.data.Dataset:
-        """Returns the batches of all epochs from `first_epoch` on, one after the other."""
+    def train_batches(
+        self, *, steps: int, first_epoch: int, first_step: int = 0
+    ) -> tf.data.Dataset:
+        """Returns the batches of all epochs, one after the other, from a step of an epoch on."""
 
     def validation_batches(self) -> tf.data.Dataset | None:
         """Returns the batches that each epoch is evaluated on, in order, if there are any."""

@@ -10,9 +10,10 @@ import dataclasses
 import io
 import threading
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
-import keras
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -24,6 +25,9 @@ from examples.data import (
     glyphs,  # noqa: F401  (registers the builders)
 )
 from examples.data.splits import Splits, choose
+
+# Images and labels of a batch, and a seed for whatever is drawn.
+Augmentation: TypeAlias = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 _PATIENCE = 10.0  # seconds, for an answer of the machine to download from
 
@@ -140,12 +144,15 @@ def train_batches(
     seed: int,
     shift: int = 0,
     flip: bool = False,
+    augment: Augmentation | None = None,
+    first_step: int = 0,
     shuffle_buffer: int = 50_000,
 ) -> tf.data.Dataset:
     """Returns the batches of the epochs `first_epoch`, ..., `epochs - 1`, one after the other.
 
     Each epoch has exactly `steps` batches of exactly `batch_size` examples. Epochs that are shorter
-    than a pass over the data go on where the one before ended, so that all of it is seen.
+    than a pass over the data go on where the one before ended, so that all of it is seen. Images
+    are bytes, 0..255, unless `augment` makes floats of the same range of them.
 
     Args:
         data: the data set.
@@ -156,11 +163,16 @@ def train_batches(
         seed: of shuffling and augmentation.
         shift: images are moved by up to this many pixels, up or down and left or right.
         flip: whether to mirror every other image, left to right.
+        augment: function `(images, labels, seed)` that returns images and labels, after moving and
+            mirroring; `seed` (two int32) is a function of (seed, epoch, step), and whatever is
+            drawn must be drawn from it alone. Runs in a graph of tf.data's.
+        first_step: step of `first_epoch` to begin with (not 0 when a run is resumed within it).
         shuffle_buffer: number of examples among which the next one is drawn.
     """
     base_seed = tf.constant([seed, 0], tf.int32)
     in_a_pass = data.train_size // batch_size
-    first_pass, done = divmod(first_epoch * steps, in_a_pass)
+    begin = first_epoch * steps + first_step
+    first_pass, done = divmod(begin, in_a_pass)
     passes = -(-epochs * steps // in_a_pass)
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
@@ -184,14 +196,17 @@ def train_batches(
         ) -> tuple[tf.Tensor, tf.Tensor]:
             images, labels = batch
             step_seed = tf.random.experimental.stateless_fold_in(pass_seed, step)
-            return _standardize(_augment(images, step_seed, shift, flip)), labels
+            images = _augment(images, step_seed, shift, flip)
+            if augment is None:
+                return images, labels
+            return augment(images, labels, tf.random.experimental.stateless_fold_in(step_seed, 1))
 
         return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
 
     return (
         tf.data.Dataset.range(first_pass, passes)
         .flat_map(one_pass)
-        .take((epochs - first_epoch) * steps)
+        .take(epochs * steps - begin)
         .prefetch(tf.data.AUTOTUNE)
     )
 
@@ -210,7 +225,6 @@ def validation_batches(data: ImageData, batch_size: int) -> tf.data.Dataset | No
 
 def _in_order(examples: tf.data.Dataset, size: int, batch_size: int) -> tf.data.Dataset:
     batches = examples.batch(batch_size)
-    batches = batches.map(lambda images, labels: (_standardize(images), labels))
     return (batches.cache() if size <= 10_000 else batches).prefetch(tf.data.AUTOTUNE)
 
 
@@ -359,11 +373,6 @@ def _cached(dataset: tf.data.Dataset) -> tf.data.Dataset:
     for _ in dataset.batch(1024):
         pass
     return dataset
-
-
-def _standardize(images: tf.Tensor) -> tf.Tensor:
-    """Maps 0..255 to -1..1."""
-    return tf.cast(images, keras.config.floatx()) / 127.5 - 1.0
 
 
 def _augment(images: tf.Tensor, seed: tf.Tensor, shift: int, flip: bool) -> tf.Tensor:

@@ -92,11 +92,13 @@ def train_batches(
     first_epoch: int,
     epochs: int,
     seed: int,
+    first_step: int = 0,
 ) -> tf.data.Dataset:
     """Returns the batches of the epochs `first_epoch`, ..., `epochs - 1`, one after the other.
 
-    An epoch cuts the text into pieces of `length + 1` bytes, from an offset of its own, and takes
-    them in an order of its own. Inputs and labels have shape `(batch_size, length)`.
+    The first of them begins with its batch number `first_step`. An epoch cuts the text into pieces
+    of `length + 1` bytes, from an offset of its own, and takes them in an order of its own. Inputs
+    and labels have shape `(batch_size, length)`.
     """
     table = tf.constant(text)
 
@@ -114,6 +116,7 @@ def train_batches(
         return (
             batches.batch(batch_size, drop_remainder=True)
             .take(steps)
+            .skip(tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0))
             .map(lambda starts: _pieces(table, starts, length), num_parallel_calls=tf.data.AUTOTUNE)
         )
 

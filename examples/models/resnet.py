@@ -13,6 +13,7 @@ from keras import layers
 
 from examples.core.cli import UsageError
 from examples.core.settings import setting
+from examples.models.inputs import image_input
 
 _STAGES = 3
 _CONVOLUTIONS_PER_BLOCK = {1: 2, 2: 3}
@@ -127,8 +128,8 @@ def resnet_v1(depth: int, shape: Shape) -> keras.Model:
     """Builds a post-activation network of `depth = 6n+2` layers."""
     blocks = blocks_per_stage(depth, version=1)
     parts = _Parts(shape.batch_norm_momentum)
-    inputs = keras.Input(shape.image, name="image")
-    x = parts.conv_norm(inputs, shape.width, name="stem")
+    inputs, x = image_input(shape.image)
+    x = parts.conv_norm(x, shape.width, name="stem")
     x = layers.ReLU(name="stem_relu")(x)
     for stage in range(_STAGES):
         filters = shape.width * 2**stage
@@ -154,8 +155,8 @@ def resnet_v2(depth: int, shape: Shape) -> keras.Model:
     """
     blocks = blocks_per_stage(depth, version=2)
     parts = _Parts(shape.batch_norm_momentum)
-    inputs = keras.Input(shape.image, name="image")
-    x = parts.conv(inputs, shape.width, name="stem_conv")
+    inputs, x = image_input(shape.image)
+    x = parts.conv(x, shape.width, name="stem_conv")
     for stage in range(_STAGES):
         filters = shape.width * 2**stage
         for block in range(blocks):
@@ -189,7 +190,7 @@ def keras_cv_classifier(depth: int, shape: Shape, *, version: int) -> keras.Mode
         raise UsageError("keras_cv_* models need keras-cv: pip install keras-cv") from error
     block_type, stackwise_blocks = _KERAS_CV_STACKS[depth]
     backbones = {1: keras_cv.models.ResNetBackbone, 2: keras_cv.models.ResNetV2Backbone}
-    inputs = x = keras.Input(shape.image, name="image")
+    inputs, x = image_input(shape.image)
     scale = _KERAS_CV_SMALLEST_INPUT / min(shape.image[:2])
     size = [round(side * max(scale, 1)) for side in shape.image[:2]]
     if scale > 1:

@@ -19,6 +19,7 @@ from keras import layers, ops
 
 from examples.core.cli import UsageError
 from examples.core.settings import setting
+from examples.models.inputs import image_input
 
 VISION = ("vit", "keras_hub_vit")
 LANGUAGE = ("gpt", "keras_hub_gpt2", "keras_hub_llama")
@@ -78,7 +79,7 @@ def vision_transformer(
 ) -> keras.Model:
     """Returns a classifier of images; its outputs are logits of shape `(batch, num_classes)`."""
     patches = _grid(image_shape, patch_size)
-    x = images = keras.Input(image_shape, name="images")
+    images, x = image_input(image_shape, "images")
     x = layers.Conv2D(size.width, patch_size, strides=patch_size, name="patches")(x)
     x = layers.Reshape((patches, size.width), name="sequence")(x)
     x = x + _positions(x[:, :, 0], patches, size.width)
@@ -112,8 +113,9 @@ def keras_hub_classifier(
         dropout_rate=size.dropout,
         name="backbone",
     )
-    x = layers.GlobalAveragePooling1D(name="pool")(backbone.output)
-    return keras.Model(backbone.input, _logits(num_classes)(x), name="keras_hub_vit")
+    images, x = image_input(image_shape, "images")
+    x = layers.GlobalAveragePooling1D(name="pool")(backbone(x))
+    return keras.Model(images, _logits(num_classes)(x), name="keras_hub_vit")
 
 
 def keras_hub_language_model(name: str, size: Size, *, vocabulary: int, length: int) -> keras.Model:

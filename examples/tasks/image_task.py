@@ -91,7 +91,9 @@ class ImageTask:
     def make_metrics(self) -> list[keras.metrics.Metric]:
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
-    def train_batches(self, *, steps: int, first_epoch: int) -> tf.data.Dataset:
+    def train_batches(
+        self, *, steps: int, first_epoch: int, first_step: int = 0
+    ) -> tf.data.Dataset:
         settings, training = self._settings, self._training
         shift = settings.shift if settings.shift >= 0 else min(self.images.image_shape[:2]) // 8
         return loading.train_batches(
@@ -99,6 +101,7 @@ class ImageTask:
             batch_size=training.batch_size,
             steps=steps,
             first_epoch=first_epoch,
+            first_step=first_step,
             epochs=training.epochs,
             seed=training.seed,
             shift=shift,

@@ -96,13 +96,16 @@ class TextTask:
             keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
         ]
 
-    def train_batches(self, *, steps: int, first_epoch: int) -> tf.data.Dataset:
+    def train_batches(
+        self, *, steps: int, first_epoch: int, first_step: int = 0
+    ) -> tf.data.Dataset:
         return text.train_batches(
             self.text.train,
             length=self.length,
             batch_size=self._training.batch_size,
             steps=steps,
             first_epoch=first_epoch,
+            first_step=first_step,
             epochs=self._training.epochs,
             seed=self._training.seed,
         )
