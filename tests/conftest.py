@@ -1,13 +1,21 @@
 """Which tests run by default: all that are not `slow`, and one in so many of cases that are alike.
 
 `pytest -m "slow or not slow"` runs everything. A test that is named (`file.py::test`) runs, too.
+
+Random examples are the same ones each time; `HYPOTHESIS_PROFILE=random` draws others.
 """
 
+import os
 import zlib
 from collections import defaultdict
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)
+settings.register_profile("random", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # What older versions of Keras lack: tests that use it are skipped there, and say so.
 NEWER = {"RMSNormalization": "3.9", "Muon": "3.10"}

@@ -67,6 +67,7 @@ class Builder:
     def __init__(self, spec):
         self.spec = spec
         self.found = {}  # name -> the roles its γ was seen to have
+        self.branches_around = 0  # a sum inside a branch is an inner join
 
     def build(self):
         x = keras.Input((LENGTH, WIDTH))
@@ -102,13 +103,26 @@ class Builder:
         return Stream(NORMS[self.spec.norm](name=name)(stream.tensor), frozenset({name}))
 
     def join(self, how, made_before, skip, *branches):
-        """A residual sum; norms made before the fork are `trunk` whichever way they come."""
-        for name in skip.pending:
+        """A residual sum; norms made before the fork are `trunk` whichever way they come.
+
+        Inside a branch, γ that reach every operand scale the sum as a whole, and go on.
+        """
+        through = frozenset(made_before) if self.branches_around else frozenset()
+        for operand in (skip, *branches):
+            through &= operand.pending
+        for name in skip.pending - through:
             self.found[name].add("trunk" if name in made_before else "shortcut")
         for branch in branches:
-            for name in branch.pending:
+            for name in branch.pending - through:
                 self.found[name].add("trunk" if name in made_before else "residual_last")
-        return Stream(JOINS[how](skip.tensor, *(branch.tensor for branch in branches)))
+        return Stream(JOINS[how](skip.tensor, *(branch.tensor for branch in branches)), through)
+
+    def inner(self, block, stream):
+        """A block inside a branch."""
+        self.branches_around += 1
+        stream = self.block(block, stream)
+        self.branches_around -= 1
+        return stream
 
     def excite(self, stream):
         gate = layers.GlobalAveragePooling1D(keepdims=True)(stream.tensor)
@@ -132,7 +146,7 @@ class Builder:
         width += 2 * block.project
         y = self.act(self.norm(self.linear(x, width)))
         if block.inner:
-            y = self.block(block.inner, y)
+            y = self.inner(block.inner, y)
         y = self.norm(self.linear(y, width))
         y = self.excite(y) if block.excite else y
         skip = self.norm(self.linear(x, width, 1)) if block.project else x
@@ -145,7 +159,7 @@ class Builder:
             before, width = set(self.found), width + 2  # the fork is the pre-activation
         y = self.act(self.norm(self.linear(h, width)))
         if block.inner:
-            y = self.act(self.norm(self.linear(self.block(block.inner, y), width)))
+            y = self.act(self.norm(self.linear(self.inner(block.inner, y), width)))
         y = self.linear(y, width)
         y = self.excite(y) if block.excite else y
         skip = self.linear(h, width, 1) if block.project else x
@@ -260,9 +274,7 @@ def check(spec):
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=12, deadline=None, derandomize=True, phases=unshrunk, suppress_health_check=quiet
-)
+@settings(max_examples=12, deadline=None, phases=unshrunk, suppress_health_check=quiet)
 @given(specs(3, EXACT, st.just(False), ["relu"]))
 def test_the_generator_agrees_with_running_the_model(spec):
     """The construction is itself checked: by numbers, without the library."""
