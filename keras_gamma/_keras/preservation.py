@@ -43,7 +43,7 @@ def preserve_attributes(layers: Iterable[keras.Layer]) -> Iterator[None]:
     what changed is put back. Layers that are built by the trace keep what building set.
     """
     saved = [
-        (layer, dict(vars(layer)), [(value, list(value)) for value in _loss_collections(layer)])
+        (layer, vars(layer).copy(), [(value, tuple(value)) for value in _loss_collections(layer)])
         for layer in layers
         if layer.built
     ]
@@ -63,7 +63,7 @@ def preserve_attributes(layers: Iterable[keras.Layer]) -> Iterator[None]:
             _restore(collections)
 
 
-def _restore(collections: Iterable[tuple[Any, list[Any]]]) -> None:
+def _restore(collections: Iterable[tuple[Any, tuple[Any, ...]]]) -> None:
     for collection, content in collections:
         if collection or content:
             collection.clear()

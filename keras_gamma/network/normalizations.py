@@ -51,6 +51,8 @@ if hasattr(keras.layers, "RMSNormalization"):  # Keras 3.9
 _SCALE_NAMES = ("gamma", "scale", "weight", "gain", "g")
 SHIFT_NAMES = ("beta", "bias", "offset", "shift", "b")
 _EPSILON_NAMES = ("epsilon", "eps", "variance_epsilon", "norm_eps", "_epsilon")
+_NORM = re.compile("norm", re.IGNORECASE)
+_LAYER_SCALE = re.compile("layer_?scale", re.IGNORECASE)
 _KINDS = ("batch", "instance", "group", "rms", "layer")
 
 
@@ -118,7 +120,7 @@ def registered(layer: keras.Layer) -> Normalization | None:
 
 def is_layer_scale(layer: keras.Layer) -> bool:
     """Whether `layer` is a LayerScale: a learned gain that is not a normalization's."""
-    return re.search(r"layer_?scale", type(layer).__name__, re.IGNORECASE) is not None
+    return _LAYER_SCALE.search(type(layer).__name__) is not None
 
 
 def own_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
@@ -137,7 +139,7 @@ def looks_like_normalization(layer: keras.Layer) -> bool:
     """Whether `layer` has a scale and is named, or built, as normalizations are."""
     if _keras.sublayers(layer) or is_layer_scale(layer):
         return False
-    named = re.search(r"norm", type(layer).__name__, re.IGNORECASE) is not None
+    named = _NORM.search(type(layer).__name__) is not None
     if not named and not any(hasattr(layer, name) for name in _EPSILON_NAMES):
         return False
     return any(name.lstrip("_") in _SCALE_NAMES for name in own_variables(layer))

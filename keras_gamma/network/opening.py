@@ -8,7 +8,7 @@ Keras, and its inside stays unknown.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -30,6 +30,7 @@ from keras_gamma.network.symbols import are_two_alike, symbol, symbols_in
 from keras_gamma.network.writing import Args, Kwargs, Writer
 
 _SUM_LAYERS = (keras.layers.Add, keras.layers.Subtract, keras.layers.Average)
+_SIMPLE = (Kind.LINEAR, Kind.IDENTITY, Kind.NONLINEAR)
 
 
 class Opener:
@@ -85,8 +86,11 @@ class Opener:
     # Layers ---------------------------------------------------------------------------------
 
     def _on_layer(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
-        with self._pause():
+        self.paused, before = True, self.paused
+        try:
             entry = self.recognition.entry(layer, args, kwargs)
+        finally:
+            self.paused = before
         if entry is not None:
             return self._writer.normalization(layer, entry, args, kwargs)
         if type(layer) is keras.layers.Add and are_two_alike(args):
@@ -95,7 +99,11 @@ class Opener:
             return self._writer.call(layer, Kind.SUM, args, kwargs, outputs)
         kind = operations.kind_of_layer(layer)
         if kind is not None:
-            return self._writer.call(layer, kind, args, kwargs, self._infer(layer, args, kwargs))
+            outputs = self._infer(layer, args, kwargs)
+            simple = kind in _SIMPLE and not kwargs and isinstance(outputs, keras.KerasTensor)
+            if simple and self._is_one_node(args):
+                return self._writer.layer_on_one(layer, kind, args[0], outputs)
+            return self._writer.call(layer, kind, args, kwargs, outputs)
         return self._open(layer, args, kwargs)
 
     def _open(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
@@ -229,15 +237,17 @@ class Opener:
 
     # Both -----------------------------------------------------------------------------------
 
-    def _infer(self, operation: Any, args: Args, kwargs: Kwargs) -> Any:
-        with self._pause():
-            return self._shapes.infer(operation, args, kwargs)
+    def _is_one_node(self, args: Args) -> bool:
+        """Whether a call is on one tensor that varies and is a node."""
+        if len(args) != 1 or not isinstance(args[0], keras.KerasTensor):
+            return False
+        number = self._recording.number_of(args[0])
+        return number is not None and not self._recording.nodes[number].constant
 
-    @contextlib.contextmanager
-    def _pause(self) -> Iterator[None]:
+    def _infer(self, operation: Any, args: Args, kwargs: Kwargs) -> Any:
         self.paused, before = True, self.paused
         try:
-            yield
+            return self._shapes.infer(operation, args, kwargs)
         finally:
             self.paused = before
 

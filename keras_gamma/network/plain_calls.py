@@ -24,9 +24,12 @@ def is_plain(
     """
     if not shapes.is_simple(layer) or not layer.built or len(args) != 1:
         return False
-    if kwargs.keys() - {"training", "mask"} or kwargs.get("mask") is not None:
-        return False
-    if kwargs.get("training") or _layers.sublayers(layer):
+    if kwargs:
+        if kwargs.keys() - {"training", "mask"} or kwargs.get("mask") is not None:
+            return False
+        if kwargs.get("training"):
+            return False
+    if _layers.sublayers(layer):
         return False
     tensors = args[0] if isinstance(args[0], (list, tuple)) else args
     dtype = layer.compute_dtype

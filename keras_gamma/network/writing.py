@@ -153,6 +153,36 @@ class Writer:
         recording.note_step(operation, args, kwargs, outputs)
         return outputs
 
+    def layer_on_one(
+        self, layer: keras.Layer, kind: Kind, tensor: keras.KerasTensor, outputs: Any
+    ) -> Any:
+        """`call` for the most frequent case, to the same end: a layer of Keras on one tensor.
+
+        Args:
+            layer: a layer of Keras that need not be opened.
+            kind: what it does: linear, identity or nonlinear.
+            tensor: what it is called on; it must vary, and be a node.
+            outputs: the symbolic tensor that it returns.
+        """
+        recording = self.recording
+        number = recording.number_of(tensor)
+        assert number is not None
+        nonlinear = kind is Kind.NONLINEAR
+        homogeneous = not nonlinear or operations.is_homogeneous(layer)
+        written = recording.write(
+            kind,
+            (number,),
+            self.label(),
+            homogeneous,
+            weighted=bool(layer.weights),
+            factor=kind is Kind.LINEAR and traits.is_factor(layer, (tensor,), outputs),
+            bounded=nonlinear and traits.is_bounded(layer),
+        )
+        recording.assign(outputs, written)
+        recording.powers[written] = 1.0 if homogeneous else None
+        recording.note_step(layer, (tensor,), {}, outputs)
+        return outputs
+
     def _without_node(
         self,
         operation: Any,

@@ -212,11 +212,13 @@ _NOT_BUILT = (
 
 def _gains(network: Network, found: Container[int]) -> list[Note]:
     """Learned gains that are no normalization's: with a role, once each, and left alone."""
-    joins = network.derive(find_joins)
     calls: dict[int, list[GainCall]] = {}
     for gain in network.gains:
         if id(gain.variable) not in found:
             calls.setdefault(id(gain.variable), []).append(gain)
+    if not calls:
+        return []
+    joins = network.derive(find_joins)
     notes = []
     for several in calls.values():
         gain = several[0]
