@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from examples.cluster.batch_norm import synchronized_batch_norm
 from examples.core.cli import UsageError
-from examples.core.throughput import ThroughputReport, pipeline_rate
+from examples.core.throughput import ThroughputReport
 from keras_gamma import distribute
 
 
@@ -44,7 +44,13 @@ class Cluster:
         if keras.backend.backend() == "jax" and batches is not None:
             check_that_jax_can_share(batches, self.replicas)
 
-    def fit(self, model: keras.Model, batches: tf.data.Dataset, **arguments: Any) -> Any:
+    def fit(
+        self,
+        model: keras.Model,
+        batches: tf.data.Dataset,
+        part: tf.data.Dataset | None = None,
+        **arguments: Any,
+    ) -> Any:
         """Trains on global batches, like `model.fit(batches, **arguments)`.
 
         The batches must be the same whenever they are iterated over (functions of a seed and of the
@@ -52,17 +58,32 @@ class Cluster:
 
         Batch normalization is synchronized for as long as this takes; the saved model knows nothing
         of it. Tells, after an epoch, whether the input pipeline keeps up.
+
+        Args:
+            model: a compiled model.
+            batches: the global batches.
+            part: this worker's rows of them, if it can read these by themselves.
+            **arguments: as of `fit`.
         """
         if self.is_chief:
-            rate = pipeline_rate(batches, batch_size=self.batch_size)
-            report = ThroughputReport(rate, self.batch_size)
+            rows = self.batch_size // (self.workers if part else 1)
+            report = ThroughputReport(part or batches, rows, self.batch_size)
             arguments["callbacks"] = [*arguments.get("callbacks", ()), report]
         with synchronized_batch_norm(model, self.strategy is not None and self.replicas > 1):
             if self.workers > 1:
                 with _told_when_a_worker_is_lost():
-                    return distribute.distributed_fit(model, batches, **arguments)
+                    return distribute.distributed_fit(
+                        model, self._shared(batches, part), **arguments
+                    )
             with distribute.gradients_added_first(model):
                 return model.fit(batches, shuffle=False, **arguments)
+
+    def _shared(self, batches: tf.data.Dataset, part: tf.data.Dataset | None) -> Any:
+        """What `distributed_fit` trains on: each replica's batches, if a worker reads its own."""
+        if part is None:
+            return batches
+        size = self.batch_size // self.replicas
+        return lambda context: part.rebatch(size, drop_remainder=True)
 
     def wait_for_all(self) -> None:
         """Returns when all workers have come here."""
@@ -127,5 +148,5 @@ def _told_when_a_worker_is_lost() -> Iterator[None]:
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         raise UsageError(
             f"another worker was lost ({type(error).__name__}); start all workers again with the "
-            "same command, and the run resumes after its last whole epoch"
+            "same command, and the run resumes after its last checkpoint"
         ) from error

@@ -17,7 +17,6 @@ import contextlib
 import io
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from examples.cluster import rendezvous
@@ -27,6 +26,7 @@ from examples.cluster.members import members
 from examples.cluster.settings import ClusterSettings
 from examples.core import run_state
 from examples.core.cli import UsageError
+from examples.core.files import to_path
 from examples.core.settings import differences
 
 
@@ -74,7 +74,7 @@ def open_run(
             if told[0]:
                 raise UsageError(told[0])
         if run is None:
-            run = run_state.ReadOnlyRun(Path(directory).expanduser(), settings)
+            run = run_state.ReadOnlyRun(to_path(directory), settings)
             print(f"Worker {index} of {len(addresses)}; worker 0 prints and writes.", flush=True)
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         cluster = stack.enter_context(

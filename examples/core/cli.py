@@ -3,10 +3,11 @@
 What a user can mend is told in one line; a traceback is for our own mistakes.
 """
 
+import contextlib
 import signal
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -18,6 +19,35 @@ class UsageError(Exception):
 
 class Terminated(BaseException):
     """SIGTERM came: a cluster wants its machine back."""
+
+
+class Notice:
+    """Whether SIGTERM has come, for who would rather finish a step first."""
+
+    given = False
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[Notice]:
+    """Notes SIGTERM instead of raising `Terminated`; a second one raises at once.
+
+    Does nothing outside of `run_main`, and outside of the main thread.
+    """
+    notice = Notice()
+
+    def note(number: int, frame: types.FrameType | None) -> None:
+        if notice.given:
+            _terminate(number, frame)
+        notice.given = True
+
+    if signal.getsignal(signal.SIGTERM) is not _terminate:
+        yield notice
+        return
+    signal.signal(signal.SIGTERM, note)
+    try:
+        yield notice
+    finally:
+        signal.signal(signal.SIGTERM, _terminate)
 
 
 def run_main(main: Callable[[Sequence[str]], None]) -> None:

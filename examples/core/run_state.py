@@ -8,8 +8,9 @@
 | `model.keras` | the trained model | at the end |
 | `metrics.json` | results, settings, versions, plan | last: it means that the run has finished |
 
-Every file is replaced atomically. `log.csv` is written from the rows in the checkpoint, so that
-after a crash between the two neither a row is missing nor one is there twice.
+With `--checkpoint_steps`, and on SIGTERM, the checkpoint is also written within an epoch. Every
+file is replaced atomically. `log.csv` is written from the rows in the checkpoint, so that after a
+crash between the two neither a row is missing nor one is there twice.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import csv
 import dataclasses
 import io
 import json
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +28,7 @@ import keras
 import numpy as np
 
 from examples.core.cli import UsageError
-from examples.core.files import claimed, remove_leftovers, write_atomic
+from examples.core.files import claimed, remove_leftovers, to_path, told_if_full, write_atomic
 from examples.core.settings import differences
 
 _FORMAT = 1
@@ -34,14 +36,33 @@ _FORMAT = 1
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come: its log, and the time each epoch took."""
+    """How far a run has come: its log, and the time each epoch took.
+
+    Attributes:
+        rows: of the log, one for each epoch that is done.
+        seconds: that each took.
+        step: steps that are done of the epoch in progress.
+        spent: seconds that they took.
+        metrics: what the metrics have seen in them.
+    """
 
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
     seconds: list[float] = dataclasses.field(default_factory=list)
+    step: int = 0
+    spent: float = 0.0
+    metrics: list[np.ndarray] = dataclasses.field(default_factory=list, compare=False)
 
     @property
     def epochs_done(self) -> int:
         return len(self.rows)
+
+    def header(self) -> dict[str, Any]:
+        """Returns what goes into the header of a checkpoint."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "metrics"
+        }
 
     def best(self, column: str, *, smallest: bool = False) -> dict[str, float]:
         """Returns the best value of a column so far, and its epoch; nothing without the column."""
@@ -75,7 +96,9 @@ class Run:
             index[group] = [variable.path for variable in variables]
             for number, variable in enumerate(variables):
                 arrays[f"{group}_{number}"] = keras.ops.convert_to_numpy(variable)
-        header = {"format": _FORMAT, "variables": index, "progress": dataclasses.asdict(progress)}
+        for number, variable in enumerate(_metrics(model) if progress.step else ()):
+            arrays[f"metric_{number}"] = keras.ops.convert_to_numpy(variable)
+        header = {"format": _FORMAT, "variables": index, "progress": progress.header()}
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
         content = io.BytesIO()
         np.savez(content, **arrays)
@@ -98,6 +121,8 @@ class Run:
                 arrays = {name: archive[name] for name in archive.files}
             header = json.loads(arrays["header"].tobytes())
             progress = Progress(**header["progress"])
+            metrics = sum(name.startswith("metric_") for name in arrays)
+            progress.metrics = [arrays[f"metric_{number}"] for number in range(metrics)]
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise UsageError(
                 f"{self.checkpoint_path} is damaged ({error}); --noresume starts the run afresh"
@@ -118,10 +143,11 @@ class Run:
 
     def save_model(self, model: keras.Model) -> None:
         """Writes the model in Keras' format."""
-        temporary = self.directory / ".model.keras.tmp.keras"  # Keras insists on the suffix
-        model.save(temporary)
-        write_atomic(self.model_path, temporary.read_bytes())
-        temporary.unlink()
+        with tempfile.TemporaryDirectory() as folder, told_if_full(self.model_path):
+            temporary = Path(folder) / "model.keras"
+            model.save(temporary)
+            content = temporary.read_bytes()
+        write_atomic(self.model_path, content)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Writes the results; from then on the run counts as finished."""
@@ -155,7 +181,9 @@ class ReadOnlyRun(Run):
     """The folder as the other workers of a distributed run see it: the chief alone writes."""
 
     def save_checkpoint(self, model: keras.Model, progress: Progress) -> None:
-        """Leaves it to the chief."""
+        """Leaves it to the chief, who must add up what the metrics of all have seen."""
+        for variable in _metrics(model) if progress.step else ():
+            keras.ops.convert_to_numpy(variable)
 
     def write_log(self, progress: Progress) -> None:
         """Leaves it to the chief."""
@@ -179,7 +207,7 @@ def open_run(directory: str, settings: Mapping[str, Any], *, resume: bool) -> It
     Raises:
         UsageError: there is a run of other settings, or another process is at work on it.
     """
-    run = Run(Path(directory), json.loads(json.dumps(dict(settings))))
+    run = Run(to_path(directory), json.loads(json.dumps(dict(settings))))
     with claimed(run.directory, "training"):
         run.remove_leftovers()
         if not resume:
@@ -210,6 +238,31 @@ def _claim(run: Run) -> None:
             f"{run.directory} holds a run of other settings: {changes}. Repeat them to go on with "
             "that run, give another --output_dir to keep it, or --noresume to overwrite it"
         )
+
+
+def restore_metrics(model: keras.Model, progress: Progress) -> None:
+    """Gives the metrics what they had seen of an epoch in progress, once.
+
+    They exist only when training has begun, so that `load_checkpoint` cannot do it.
+
+    Raises:
+        UsageError: they are others.
+    """
+    saved, progress.metrics = progress.metrics, []
+    if not progress.step:
+        return
+    variables = _metrics(model)
+    if [tuple(v.shape) for v in variables] != [array.shape for array in saved]:
+        raise UsageError(
+            "the checkpoint within an epoch has other metrics, by another version of Keras or of "
+            "these examples; --noresume starts the run afresh"
+        )
+    for variable, array in zip(variables, saved, strict=True):
+        variable.assign(array)
+
+
+def _metrics(model: keras.Model) -> list[keras.Variable]:
+    return [variable for metric in model.metrics for variable in metric.variables]
 
 
 def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:

@@ -4,6 +4,8 @@ A task says what is learnt from what; everything else (folder, devices, decay, a
 resuming, metrics) stands here once.
 """
 
+import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import statistics
@@ -11,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 import tensorflow as tf
@@ -21,11 +23,13 @@ from examples.cluster.cluster import Cluster
 from examples.cluster.opening import open_run
 from examples.cluster.settings import ClusterSettings
 from examples.core.callbacks import SaveProgress, draw_monitor, monitor, tensorboard
-from examples.core.cli import UsageError
+from examples.core.cli import UsageError, deferred
 from examples.core.decay import check_decay, decay_kernels, decide_decay, tell_dose
+from examples.core.files import is_remote, local_copy, local_folder, to_path
 from examples.core.optimizers import make_optimizer, make_schedule
 from examples.core.run_state import Progress, Run
 from examples.core.training_settings import RunSettings, TrainingSettings
+from examples.data.decoding import told_in_a_line
 
 _PACKAGES = (
     "keras_gamma", "keras", "tensorflow", "tensorflow-datasets", "keras-cv", "keras-hub", "numpy",
@@ -74,6 +78,16 @@ class Task(Protocol):
         """Shows what the saved model has learnt: pictures, samples."""
 
 
+@runtime_checkable
+class ReadsParts(Protocol):
+    """A task of which each worker can read its own part."""
+
+    def train_part(
+        self, *, steps: int, first_epoch: int, first_step: int = 0, worker: int, workers: int
+    ) -> tf.data.Dataset | None:
+        """Returns a worker's rows of `train_batches`; `None` if it had to read all for them."""
+
+
 def run(
     how: RunSettings,
     settings: TrainingSettings,
@@ -100,6 +114,11 @@ def run(
             "--jit_compile=yes needs --nodeterministic: on TensorFlow Keras compiles only one or "
             "the other"
         )
+    if how.monitor_every and is_remote(to_path(how.output_dir)):
+        raise UsageError(
+            f"--monitor_every={how.monitor_every} writes a file that grows, which an object store "
+            "cannot have; leave it out, or choose an --output_dir of this machine"
+        )
     with open_run(
         how.output_dir,
         identity,
@@ -110,7 +129,8 @@ def run(
         if metrics := folder.finished_metrics():
             print(f"This run had finished already, in {folder.directory}:")
         else:
-            metrics = train(how, settings, folder, cluster, make_task())
+            with told_in_a_line():
+                metrics = train(how, settings, folder, cluster, make_task())
         if metrics is None:
             return
         print(
@@ -142,16 +162,19 @@ def train(
     cluster.check(task.validation_batches())
     cluster.check(task.test_batches())
     check_decay(model, plan)
-    if progress.epochs_done:
-        print(f"Resuming after epoch {progress.epochs_done} of {settings.epochs}.")
+    if progress.epochs_done or progress.step:
+        within = f", step {progress.step} of {steps} of the next" if progress.step else ""
+        print(f"Resuming after epoch {progress.epochs_done} of {settings.epochs}{within}.")
     fit(how, settings, model, folder, cluster, progress, task, steps, plan)
     folder.save_model(model)
     if not cluster.is_chief:
         return None
     # The test set is looked at once, through the file that others will load.
-    saved = keras_gamma.load_model(folder.model_path)
+    with local_copy(folder.model_path) as path:
+        saved = keras_gamma.load_model(path)
     test = saved.evaluate(task.test_batches(), verbose=0, return_dict=True)
-    task.finish(saved, folder.directory)
+    with local_folder(folder.directory) as directory:
+        task.finish(saved, directory)
     metrics = {
         **task.results(progress, test),
         **report(folder, cluster, progress, task, plan),
@@ -246,29 +269,69 @@ def fit(
 ) -> None:
     """Trains the epochs that are not done yet; stops at once if it would not decay as planned."""
     if progress.epochs_done == settings.epochs:
-        if cluster.is_chief:
+        if cluster.is_chief and not is_remote(folder.directory):
             draw_monitor(folder.directory)
         return
     verbose = int(how.verbose) if how.verbose != "auto" else (1 if sys.stdout.isatty() else 2)
-    cluster.fit(
-        model,
-        task.train_batches(steps=steps, first_epoch=progress.epochs_done),
-        steps_per_epoch=steps,
-        initial_epoch=progress.epochs_done,
-        epochs=settings.epochs,
-        validation_data=task.validation_batches(),
-        verbose=verbose,
-        callbacks=[
-            keras_gamma.callbacks.DecayGuard(plan),
-            SaveProgress(folder, progress),
-            *(
-                monitor(folder.directory, how.monitor_every, partial(probe, task))
-                if cluster.is_chief
-                else ()
-            ),
-            *tensorboard(folder.directory / "tensorboard", how.tensorboard),
-        ],
-    )
+    # Workers would stop at different steps: they do so at once, and without a checkpoint.
+    with deferred() if cluster.workers == 1 else contextlib.nullcontext() as notice:
+        for span in spans(progress, settings.epochs, steps):
+            batches, part = span.batches(task, steps, cluster)
+            if span.done and cluster.workers == 1:
+                # Creates the metrics' variables, which `SaveProgress` is about to fill.
+                model.evaluate(batches.take(1), verbose=0)
+            cluster.fit(
+                model,
+                batches,
+                part,
+                steps_per_epoch=span.steps,
+                initial_epoch=span.first,
+                epochs=span.end,
+                validation_data=task.validation_batches(),
+                verbose=verbose,
+                callbacks=[
+                    keras_gamma.callbacks.DecayGuard(plan),
+                    SaveProgress(folder, progress, how.checkpoint_steps, notice),
+                    *(
+                        monitor(folder.directory, how.monitor_every, partial(probe, task))
+                        if cluster.is_chief
+                        else ()
+                    ),
+                    *tensorboard(folder.directory / "tensorboard", how.tensorboard),
+                ],
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Epochs of one length: an epoch that was interrupted is shorter than those that follow."""
+
+    first: int  # epoch
+    end: int  # epoch to end before
+    steps: int  # of each
+    done: int  # steps of the first that are done
+
+    def batches(
+        self, task: Task, steps: int, cluster: Cluster
+    ) -> tuple[tf.data.Dataset, tf.data.Dataset | None]:
+        """Returns all batches, and this worker's part of them, if it can be read by itself."""
+        begin: dict[str, Any] = {"steps": steps, "first_epoch": self.first}
+        if self.done:
+            begin["first_step"] = self.done
+        count = (self.end - self.first) * self.steps
+        part = None
+        if cluster.workers > 1 and isinstance(task, ReadsParts):
+            part = task.train_part(worker=cluster.index, workers=cluster.workers, **begin)
+        return task.train_batches(**begin).take(count), part and part.take(count)
+
+
+def spans(progress: Progress, epochs: int, steps: int) -> list[Span]:
+    """Returns what is left to train of so many epochs of so many steps."""
+    done = progress.epochs_done
+    if not progress.step:
+        return [Span(done, epochs, steps, 0)]
+    rest = [Span(done, done + 1, steps - progress.step, progress.step)]
+    return rest + ([Span(done + 1, epochs, steps, 0)] if done + 1 < epochs else [])
 
 
 def probe(task: Task, size: int = 16) -> Any:

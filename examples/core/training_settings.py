@@ -12,12 +12,15 @@ from keras_gamma import Guidelines
 class RunSettings:
     """Where and how a run is carried out: none of these changes its result."""
 
-    output_dir: str = setting("runs/train", "Folder of the run.")
+    output_dir: str = setting(
+        "runs/train", "Folder of the run; also in an object store (gs://, s3://)."
+    )
     resume: bool = setting(
         True, "Go on with the run in --output_dir; --noresume starts it afresh, overwriting it."
     )
     data_dir: str | None = setting(
-        None, "Folder of prepared data sets; default: tensorflow-datasets' own."
+        None,
+        "Folder of prepared data sets, also in an object store; default: tensorflow-datasets' own.",
     )
     verbose: str = setting(
         "auto",
@@ -35,7 +38,12 @@ class RunSettings:
         "GammaMonitor), into monitor.jsonl and monitor.png; 0: none.",
         low=0,
     )
-    cache: bool = setting(True, "Keep decoded images in memory.")
+    cache: bool = setting(
+        True, "Keep decoded images in memory, where they take less than a third of it."
+    )
+    checkpoint_steps: int = setting(
+        0, "Steps between checkpoints within an epoch; 0: only at its end, and on SIGTERM.", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)

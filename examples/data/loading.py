@@ -1,40 +1,46 @@
-"""Image classification data: from tensorflow-datasets to batches.
+"""Image classification data of tensorflow-datasets, of any size.
 
-Shuffling and augmentation are functions of (seed, epoch, step) alone, with no state that a killed
-process could lose: training resumed at epoch 7 sees the batches that an uninterrupted one would
-have seen.
+Sets of small images of one size are decoded at once, and kept in memory if they fit. Others are
+streamed: in every epoch, examples are read from their files, shuffled as they are (encoded), and
+decoded when they are needed. Which it is depends on the set, not on the machine, for the order of
+the examples depends on it.
 """
 
-import contextlib
 import dataclasses
-import io
-import threading
-import urllib.parse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from examples.core.cli import UsageError
-from examples.core.files import locked
-from examples.data import (
-    digits,  # noqa: F401  (registers the builders)
-    glyphs,  # noqa: F401  (registers the builders)
-)
+from examples.data import decoding
+from examples.data.preparing import available_splits, first_line, prepared, supervised_keys
+from examples.data.reading import Records, records_of
 from examples.data.splits import Splits, choose
 
-# Images and labels of a batch, and a seed for whatever is drawn.
-Augmentation: TypeAlias = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+# From a record of a file to an image and its label; a seed asks for a part of it drawn at random.
+Decoder: TypeAlias = Callable[
+    [tuple[tf.Tensor, ...], tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]
+]
 
-_PATIENCE = 10.0  # seconds, for an answer of the machine to download from
+_LARGE = 2 << 30  # bytes of decoded training images, from which on a set is streamed
+_SIDE = 224  # of images that differ in size, by default
+_PART = 3  # a cache may take this part of the memory: a third
+_LABELS = 8  # that are looked at, at the start
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:
-    """An image classification data set; images are uint8, all of one shape."""
+    """An image classification data set; images are uint8, all of one shape.
+
+    Attributes:
+        train: training examples, in order, as they would be evaluated.
+        records: encoded training examples, if they are streamed.
+        decode: what makes examples of records.
+    """
 
     full_name: str
     splits: Splits
@@ -46,6 +52,15 @@ class ImageData:
     test_size: int
     image_shape: tuple[int, int, int]
     num_classes: int
+    decode: Decoder
+    records: Records | None = None
+    cropped: bool = False
+
+    @property
+    def image_bytes(self) -> int:
+        """Of a decoded image."""
+        height, width, channels = self.image_shape
+        return height * width * channels
 
     def describe(self) -> dict[str, object]:
         """Returns what belongs in a report."""
@@ -72,21 +87,19 @@ def load_images(
     Args:
         name: a tensorflow-datasets name, such as `digits`, `cifar10` or `mnist:3.0.1`.
         data_dir: where prepared sets lie; by default tensorflow-datasets' own folder.
-        image_size: side that images are resized to; 0 keeps the set's size.
+        image_size: side of the images. Those that differ in size are cropped (`decoding`), to
+            224 by default; others are resized, and 0 keeps their size.
         limit_examples: number of training examples to use; 0 uses all. The test set stays whole.
-        cache: whether to keep the decoded images in memory.
+        cache: whether to keep decoded images in memory, if they take less than a third of it.
         train_split: what to learn from; see `splits.choose` for the defaults.
         validation_split: what to validate on; `none` for nothing.
         test_split: what to test on.
 
     Raises:
-        UsageError: the set is unknown, cannot be had, is not one of images of one label each, or a
-            split is not there, or has no labels.
+        UsageError: the set is unknown, cannot be had, is not one of images of one label each, lacks
+            files, or a split is not there, or has no labels.
     """
     builder = prepared(name, data_dir)
-    image_key, label_key = _supervised_keys(builder.info)
-    image_feature = builder.info.features[image_key]
-    shape = _image_shape(builder.info.name, image_feature.shape, image_size)
     splits = choose(
         builder.info.name,
         available_splits(builder.info),
@@ -94,32 +107,32 @@ def load_images(
         validation=validation_split,
         test=test_split,
     )
-    resize = image_feature.shape[:2] != shape[:2]
+    kind = _Kind.of(builder.info, image_size)
+    readings = {
+        split: _open(builder, split, kind)
+        for split in {splits.train, splits.test, splits.validation}
+        if split is not None
+    }
+    large = kind.varies or readings[splits.train].size * kind.image_bytes > _LARGE
+    streamed = large and readings[splits.train].records is not None
 
-    def read(split: str, limit: int = 0) -> tuple[tf.data.Dataset, int]:
-        try:
-            dataset = builder.as_dataset(split=split, shuffle_files=False)
-        except (ValueError, AssertionError) as error:  # tfds' own ways of not knowing a split
-            there = ", ".join(available_splits(builder.info))
-            raise UsageError(
-                f"{builder.info.name} has no split {split!r} ({_first_line(error)}); it has {there}"
-            ) from error
-        _check_labels(builder.info.name, split, dataset, label_key)
-        if limit:
-            dataset = dataset.take(limit)
-        size = int(dataset.cardinality())
-        dataset = dataset.map(
-            lambda example: (
-                _to_uint8(example[image_key], shape[:2] if resize else None),
-                example[label_key],
-            ),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        return (_cached(dataset) if cache else dataset), size
+    def examples(split: str, limit: int = 0) -> tuple[tf.data.Dataset, int]:
+        reading = readings[split].first(limit) if limit else readings[split]
+        return reading.examples(streamed), reading.size
 
-    train, train_size = read(splits.train, limit_examples)
-    validation, validation_size = read(splits.validation) if splits.validation else (None, 0)
-    test, test_size = read(splits.test)
+    train, train_size = examples(splits.train, limit_examples)
+    validation, validation_size = examples(splits.validation) if splits.validation else (None, 0)
+    test, test_size = examples(splits.test)
+    if not streamed and cache:
+        size = (train_size + validation_size + test_size) * kind.image_bytes
+        if size * _PART <= memory():
+            train, test = _cached(train), _cached(test)
+            validation = validation if validation is None else _cached(validation)
+        else:
+            print(_told(builder.info.name, size), flush=True)
+    elif streamed and cache:
+        print(_told(builder.info.name, train_size * kind.image_bytes), flush=True)
+    records = readings[splits.train].records
     return ImageData(
         full_name=builder.info.full_name,
         splits=splits,
@@ -129,234 +142,164 @@ def load_images(
         train_size=train_size,
         validation_size=validation_size,
         test_size=test_size,
-        image_shape=shape,
-        num_classes=builder.info.features[label_key].num_classes,
+        image_shape=kind.shape,
+        num_classes=kind.classes,
+        decode=kind.decoder(records.names if records else ()),
+        records=records and (records.first(limit_examples) if limit_examples else records)
+        if streamed
+        else None,
+        cropped=kind.varies,
     )
 
 
-def train_batches(
-    data: ImageData,
-    *,
-    batch_size: int,
-    steps: int,
-    first_epoch: int,
-    epochs: int,
-    seed: int,
-    shift: int = 0,
-    flip: bool = False,
-    augment: Augmentation | None = None,
-    first_step: int = 0,
-    shuffle_buffer: int = 50_000,
-) -> tf.data.Dataset:
-    """Returns the batches of the epochs `first_epoch`, ..., `epochs - 1`, one after the other.
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What the examples of a set are like, and what becomes of them."""
 
-    Each epoch has exactly `steps` batches of exactly `batch_size` examples. Epochs that are shorter
-    than a pass over the data go on where the one before ended, so that all of it is seen. Images
-    are bytes, 0..255, unless `augment` makes floats of the same range of them.
+    info: tfds.core.DatasetInfo
+    image_key: str
+    label_key: str
+    shape: tuple[int, int, int]  # height, width and channels of what the model is fed
+    classes: int
+    varies: bool  # in size, so that images are cropped
 
-    Args:
-        data: the data set.
-        batch_size: examples in a batch.
-        steps: batches in an epoch, at most `train_size // batch_size`.
-        first_epoch: the epoch to begin with (not 0 when a run is resumed).
-        epochs: the number of epochs of the whole run.
-        seed: of shuffling and augmentation.
-        shift: images are moved by up to this many pixels, up or down and left or right.
-        flip: whether to mirror every other image, left to right.
-        augment: function `(images, labels, seed)` that returns images and labels, after moving and
-            mirroring; `seed` (two int32) is a function of (seed, epoch, step), and whatever is
-            drawn must be drawn from it alone. Runs in a graph of tf.data's.
-        first_step: step of `first_epoch` to begin with (not 0 when a run is resumed within it).
-        shuffle_buffer: number of examples among which the next one is drawn.
-    """
-    base_seed = tf.constant([seed, 0], tf.int32)
-    in_a_pass = data.train_size // batch_size
-    begin = first_epoch * steps + first_step
-    first_pass, done = divmod(begin, in_a_pass)
-    passes = -(-epochs * steps // in_a_pass)
+    @classmethod
+    def of(cls, info: tfds.core.DatasetInfo, image_size: int) -> "_Kind":
+        image_key, label_key = supervised_keys(info)
+        height, width, channels = info.features[image_key].shape
+        classes = info.features[label_key].num_classes
+        if channels is None:
+            raise UsageError(f"the images of {info.name} differ in their number of channels")
+        if not classes:
+            raise UsageError(f"{info.name} does not say how many classes it has")
+        varies = height is None or width is None
+        if varies and not image_size:
+            image_size = _SIDE
+            print(f"The images of {info.name} differ in size: cropped to --image_size={_SIDE}.")
+        shape = (image_size, image_size, channels) if image_size else (height, width, channels)
+        return cls(info, image_key, label_key, shape, classes, varies)
 
-    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
-        # Of this function's graph only. `shuffle` mixes it into its seed, and with 0, which a user
-        # may have chosen, does not take a tensor for a seed.
-        tf.random.set_seed(1)
-        pass_seed = tf.random.experimental.stateless_fold_in(base_seed, number)
-        batches = (
-            data.train.shuffle(
-                min(data.train_size, shuffle_buffer),
-                seed=tf.random.stateless_uniform([], pass_seed, None, None, tf.int64),
-                reshuffle_each_iteration=False,
-            )
-            .batch(batch_size, drop_remainder=True)
-            .enumerate()
-            .skip(tf.where(number == first_pass, tf.constant(done, tf.int64), 0))
+    @property
+    def image_bytes(self) -> int:
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    @property
+    def resize(self) -> tuple[int, int] | None:
+        """The size that all images are brought to, if it is another."""
+        return self.shape[:2] if self.info.features[self.image_key].shape != self.shape else None
+
+    def decoder(self, names: tuple[str, ...]) -> Decoder:
+        """Returns what decodes records of such files."""
+        keys = {self.image_key: True, self.label_key: True}
+        features = tfds.decode.PartialDecoding(keys).extract_features(self.info.features)
+        skip = {self.image_key: tfds.decode.SkipDecoding()}
+
+        def decode(
+            record: tuple[tf.Tensor, ...], seed: tf.Tensor | None = None
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            file, place, example = record
+            found = features.deserialize_example(example, decoders=skip)
+            encoded, label = found[self.image_key], found[self.label_key]
+            where = [tf.constant(names)[file], place]
+            with tf.control_dependencies(decoding.checks(encoded, label, self.classes, where)):
+                encoded = tf.identity(encoded)
+            size, channels = self.shape[:2], self.shape[2]
+            if not self.varies:
+                image = to_uint8(features[self.image_key].decode_example(encoded), self.resize)
+            elif seed is None:
+                image = decoding.center_part(encoded, size, channels)
+            else:
+                image = decoding.random_part(encoded, seed, size, channels)
+            return image, label
+
+        return decode
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """A split, and both ways to read it."""
+
+    builder: tfds.core.DatasetBuilder
+    split: str
+    kind: _Kind
+    size: int
+    records: Records | None  # None for a set that tensorflow-datasets makes up
+
+    def first(self, number: int) -> "_Reading":
+        """Returns the first examples only."""
+        return dataclasses.replace(
+            self,
+            size=min(self.size, number),
+            records=self.records and self.records.first(number),
         )
 
-        def prepare(
-            step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]
-        ) -> tuple[tf.Tensor, tf.Tensor]:
-            images, labels = batch
-            step_seed = tf.random.experimental.stateless_fold_in(pass_seed, step)
-            images = _augment(images, step_seed, shift, flip)
-            if augment is None:
-                return images, labels
-            return augment(images, labels, tf.random.experimental.stateless_fold_in(step_seed, 1))
+    def examples(self, streamed: bool) -> tf.data.Dataset:
+        """Returns decoded examples, in order."""
+        if streamed and self.records is not None:
+            decode = self.kind.decoder(self.records.names)
+            return self.records.in_order().map(
+                lambda *record: decode(record, None), num_parallel_calls=tf.data.AUTOTUNE
+            )
+        kind = self.kind
 
-        return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        def decoded(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            image, label = example[kind.image_key], example[kind.label_key]
+            with tf.control_dependencies(
+                decoding.checks(image, label, kind.classes, [f"the split {self.split}"])
+            ):
+                return to_uint8(tf.identity(image), kind.resize), label
 
-    return (
-        tf.data.Dataset.range(first_pass, passes)
-        .flat_map(one_pass)
-        .take(epochs * steps - begin)
-        .prefetch(tf.data.AUTOTUNE)
-    )
-
-
-def test_batches(data: ImageData, batch_size: int) -> tf.data.Dataset:
-    """Returns the whole test set, in order."""
-    return _in_order(data.test, data.test_size, batch_size)
+        dataset = self.builder.as_dataset(split=self.split, shuffle_files=False).take(self.size)
+        return dataset.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def validation_batches(data: ImageData, batch_size: int) -> tf.data.Dataset | None:
-    """Returns all that is to validate on, in order; `None` if that is nothing."""
-    if data.validation is None:
-        return None
-    return _in_order(data.validation, data.validation_size, batch_size)
-
-
-def _in_order(examples: tf.data.Dataset, size: int, batch_size: int) -> tf.data.Dataset:
-    batches = examples.batch(batch_size)
-    return (batches.cache() if size <= 10_000 else batches).prefetch(tf.data.AUTOTUNE)
-
-
-def _check_labels(name: str, split: str, dataset: tf.data.Dataset, key: str) -> None:
-    """Refuses a split whose labels are kept secret: such sets hold −1 in their place."""
-    found = [int(example[key]) for example in dataset.take(8)]
-    if not found:
-        raise UsageError(f"the split {split!r} of {name} has no examples")
-    if max(found) < 0:
+def _open(builder: tfds.core.DatasetBuilder, split: str, kind: _Kind) -> _Reading:
+    """Returns a split, once it is known that it is there, and has labels."""
+    info = builder.info
+    try:
+        records = records_of(info, split) if info.splits else None
+        dataset = builder.as_dataset(split=split, shuffle_files=False) if not records else None
+    except (ValueError, AssertionError, KeyError) as error:  # tfds' own ways of not knowing a split
+        there = ", ".join(available_splits(info))
         raise UsageError(
-            f"the split {split!r} of {name} has no labels (they are {found[0]}); choose another "
+            f"{info.name} has no split {split!r} ({first_line(error)}); it has {there}"
+        ) from error
+    if records is not None:
+        records.check_files()
+        labels = records.in_order().map(
+            lambda file, place, example: kind.info.features.deserialize_example(
+                example, decoders={kind.image_key: tfds.decode.SkipDecoding()}
+            )[kind.label_key]
+        )
+        size = records.size
+    else:
+        assert dataset is not None
+        labels, size = dataset.map(lambda example: example[kind.label_key]), len(dataset)
+    check_labels(info.name, split, [int(label) for label in labels.take(_LABELS)])
+    return _Reading(builder, split, kind, size, records)
+
+
+def check_labels(name: str, split: str, labels: list[int]) -> None:
+    """Refuses a split whose labels are kept secret: such sets hold −1 in their place.
+
+    Args:
+        name: of the set.
+        split: of it.
+        labels: a few of it.
+
+    Raises:
+        UsageError: all are negative, or there are none.
+    """
+    if not labels:
+        raise UsageError(f"the split {split!r} of {name} has no examples")
+    if max(labels) < 0:
+        raise UsageError(
+            f"the split {split!r} of {name} has no labels (they are {labels[0]}); choose another "
             "with --train_split, --validation_split or --test_split"
         )
 
 
-def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Returns the builder of a set, whether or not the set has been prepared."""
-    try:
-        return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise UsageError(
-            f"tensorflow-datasets knows no data set {name!r}; see tfds.list_builders()"
-        ) from error
-    except (ValueError, AssertionError, RuntimeError) as error:  # no such version, or configuration
-        raise UsageError(f"cannot open the data set {name!r}: {_first_line(error)}") from error
-
-
-def prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Returns a builder whose files are there; only one process at a time prepares them."""
-    builder = _find_builder(name, data_dir)
-    if _is_prepared(builder):
-        # Made anew: another process may have finished since, and a builder reads its info once.
-        return _find_builder(name, data_dir)
-    _supervised_keys(builder.info)  # better to refuse a set before its download
-    try:
-        with locked(Path(builder.data_dir_root) / f".{builder.name}.lock", wait=True):
-            builder = _find_builder(name, data_dir)  # another process may be done with it by now
-            if not _is_prepared(builder):
-                _check_network(builder)
-                tfds.disable_progress_bar()
-                with contextlib.redirect_stdout(io.StringIO()):
-                    builder.download_and_prepare()
-        return builder
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"preparing {name!r} needs the package {error.name}: pip install {error.name}"
-        ) from error
-    except UsageError:
-        raise
-    except Exception as error:  # downloads fail in more ways than can be listed
-        raise UsageError(
-            f"cannot prepare {name!r} ({_first_line(error)}); without a network, prepare it "
-            "elsewhere and pass its folder as --data_dir"
-        ) from error
-
-
-def _check_network(builder: tfds.core.DatasetBuilder) -> None:
-    """Asks for what is to be downloaded, once: tensorflow-datasets itself tries for minutes.
-
-    Raises:
-        UsageError: its machine cannot be reached.
-    """
-    urls = [url for url in getattr(builder, "url_infos", None) or () if url.startswith("http")]
-    failure: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            requests.head(urls[0], timeout=_PATIENCE)
-        except requests.exceptions.RequestException as error:
-            failure.append(error)
-
-    if not urls:
-        return
-    # A thread, because nothing but the system can end the search for a name.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_PATIENCE)
-    if failure or asking.is_alive():
-        host = urllib.parse.urlsplit(urls[0]).hostname
-        raise UsageError(
-            f"{builder.name} must be downloaded, and {host} cannot be reached; without a network, "
-            "prepare it elsewhere and pass its folder as --data_dir"
-        )
-
-
-def _first_line(error: Exception) -> str:
-    """Returns an error's kind and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    """Like `builder.isprepared()`, which warns where there is nothing yet."""
-    return bool((builder.data_path / "dataset_info.json").exists())
-
-
-def _supervised_keys(info: tfds.core.DatasetInfo) -> tuple[str, str]:
-    """Returns the keys of the image and of its label."""
-    keys = info.supervised_keys
-    if not keys or len(keys) < 2 or not all(isinstance(key, str) for key in keys[:2]):
-        raise UsageError(f"{info.name} does not say what its image and label are (supervised_keys)")
-    image, label = (info.features[key] for key in keys[:2])
-    if not isinstance(image, tfds.features.Image) or not isinstance(
-        label, tfds.features.ClassLabel
-    ):
-        raise UsageError(
-            f"{info.name} is not an image classification set: its {keys[0]!r} is a "
-            f"{type(image).__name__} and its {keys[1]!r} a {type(label).__name__}; "
-            "expected Image and ClassLabel"
-        )
-    return keys[0], keys[1]
-
-
-def _image_shape(name: str, shape: tuple[int | None, ...], image_size: int) -> tuple[int, int, int]:
-    """Returns height, width and channels of what the model is fed."""
-    height, width, channels = shape
-    if channels is None:
-        raise UsageError(f"the images of {name} differ in their number of channels")
-    if image_size:
-        return image_size, image_size, channels
-    if height is None or width is None:
-        raise UsageError(f"the images of {name} differ in size; pass --image_size")
-    return height, width, channels
-
-
-def available_splits(info: tfds.core.DatasetInfo) -> list[str]:
-    """Returns the splits of a set."""
-    # Only tfds.testing.mock_data knows no splits; it makes up any.
-    return list(info.splits) or ["train", "test"]
-
-
-def _to_uint8(image: tf.Tensor, size: tuple[int, int] | None) -> tf.Tensor:
+def to_uint8(image: tf.Tensor, size: tuple[int, int] | None) -> tf.Tensor:
     """Brings an image to 0..255 and, if asked, to another size. Float images are taken as 0..1."""
     if image.dtype == tf.uint8 and size is None:
         return image
@@ -367,27 +310,25 @@ def _to_uint8(image: tf.Tensor, size: tuple[int, int] | None) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
 
 
+def memory() -> int:
+    """Returns the bytes of memory of this machine, or of the part of it that we may use."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        found = min(found, int(text))
+    return found
+
+
+def _told(name: str, size: int) -> str:
+    return (
+        f"Images of {name} are decoded anew in every epoch: kept in memory they would take "
+        f"{size / 1e9:.2f} GB (a third of this machine's is {memory() / _PART / 1e9:.1f} GB)."
+    )
+
+
 def _cached(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Fills a memory cache at once: an epoch that leaves out its last batch would never fill it."""
     dataset = dataset.cache()
     for _ in dataset.batch(1024):
         pass
     return dataset
-
-
-def _augment(images: tf.Tensor, seed: tf.Tensor, shift: int, flip: bool) -> tf.Tensor:
-    """Moves and mirrors the images of a batch, each in its own way; black moves in from outside."""
-    batch, height, width = images.shape[:3]
-    seeds = tf.random.experimental.stateless_split(seed, 3)
-    if shift:
-        images = tf.pad(images, [[0, 0], [shift, shift], [shift, shift], [0, 0]])
-        top, left = (
-            tf.random.stateless_uniform([batch, 1], seeds[i], 0, 2 * shift + 1, tf.int32)
-            for i in range(2)
-        )
-        images = tf.gather(images, top + tf.range(height), axis=1, batch_dims=1)
-        images = tf.gather(images, left + tf.range(width), axis=2, batch_dims=1)
-    if flip:
-        mirrored = tf.random.stateless_uniform([batch, 1, 1, 1], seeds[2]) < 0.5
-        images = tf.where(mirrored, images[:, :, ::-1], images)
-    return images

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from examples.core.cli import UsageError
-from examples.data import loading
+from examples.data import preparing
 from examples.data.splits import choose
 
 VOCABULARY = 256  # bytes
@@ -143,7 +143,7 @@ def _pieces(table: tf.Tensor, starts: tf.Tensor, length: int) -> tuple[tf.Tensor
 
 
 def _from_tfds(name: str, data_dir: str | None, max_bytes: int) -> TextData:
-    builder = loading.prepared(name, data_dir)
+    builder = preparing.prepared(name, data_dir)
     keys = [
         key
         for key, feature in builder.info.features.items()
@@ -152,7 +152,7 @@ def _from_tfds(name: str, data_dir: str | None, max_bytes: int) -> TextData:
     if not keys:
         raise UsageError(f"{name} has no text among its features: {list(builder.info.features)}")
     key = "text" if "text" in keys else keys[0]
-    splits = choose(builder.info.name, loading.available_splits(builder.info))
+    splits = choose(builder.info.name, preparing.available_splits(builder.info))
 
     def read(split: str, limit: int) -> np.ndarray:
         parts, size = [], 0

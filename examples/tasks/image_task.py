@@ -12,7 +12,7 @@ import tensorflow as tf
 from examples.core.run_state import Progress
 from examples.core.settings import setting
 from examples.core.training_settings import RunSettings, TrainingSettings
-from examples.data import loading
+from examples.data import batches, loading
 from examples.experiments import pictures
 
 
@@ -34,8 +34,17 @@ class ImageSettings:
     test_split: str | None = setting(
         None, "What the score at the very end is of; default: test, or validation."
     )
-    image_size: int = setting(0, "Side to resize images to; 0: leave them.", low=0)
-    shift: int = setting(-1, "Move training images by up to so many pixels; -1: an eighth.", low=-1)
+    image_size: int = setting(
+        0,
+        "Side of the images: those that differ in size are cropped to it (0: 224), others resized "
+        "(0: left).",
+        low=0,
+    )
+    shift: int = setting(
+        -1,
+        "Move training images by up to so many pixels; -1: an eighth, or 0 where they are cropped.",
+        low=-1,
+    )
     flip: bool = setting(False, "Mirror every other training image, left to right.")
     eval_batch_size: int = setting(512, "Examples in a test batch.", low=1)
 
@@ -92,11 +101,18 @@ class ImageTask:
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
     def train_batches(
-        self, *, steps: int, first_epoch: int, first_step: int = 0
+        self,
+        *,
+        steps: int,
+        first_epoch: int,
+        first_step: int = 0,
+        worker: int = 0,
+        workers: int = 1,
     ) -> tf.data.Dataset:
         settings, training = self._settings, self._training
-        shift = settings.shift if settings.shift >= 0 else min(self.images.image_shape[:2]) // 8
-        return loading.train_batches(
+        # A part drawn at random needs no moving.
+        usual = 0 if self.images.cropped else min(self.images.image_shape[:2]) // 8
+        return batches.train_batches(
             self.images,
             batch_size=training.batch_size,
             steps=steps,
@@ -104,15 +120,30 @@ class ImageTask:
             first_step=first_step,
             epochs=training.epochs,
             seed=training.seed,
-            shift=shift,
+            shift=settings.shift if settings.shift >= 0 else usual,
             flip=settings.flip,
+            worker=worker,
+            workers=workers,
+        )
+
+    def train_part(
+        self, *, steps: int, first_epoch: int, first_step: int = 0, worker: int, workers: int
+    ) -> tf.data.Dataset | None:
+        if not batches.can_share(self.images, self._training.batch_size, workers):
+            return None
+        return self.train_batches(
+            steps=steps,
+            first_epoch=first_epoch,
+            first_step=first_step,
+            worker=worker,
+            workers=workers,
         )
 
     def validation_batches(self) -> tf.data.Dataset | None:
-        return loading.validation_batches(self.images, self._settings.eval_batch_size)
+        return batches.validation_batches(self.images, self._settings.eval_batch_size)
 
     def test_batches(self) -> tf.data.Dataset:
-        return loading.test_batches(self.images, self._settings.eval_batch_size)
+        return batches.test_batches(self.images, self._settings.eval_batch_size)
 
     def results(self, progress: Progress, test: Mapping[str, float]) -> dict[str, Any]:
         return {

@@ -11,17 +11,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Does the runs of sys.argv[1] (JSON) one after the other. "kill" is (file name, n): the process
 # kills itself as the file is about to be replaced for the n-th time; ("batch", n): after the n-th
-# training batch.
+# training batch; ("term", n): there, by SIGTERM, and not -9.
 DRIVER = """
 import contextlib, json, os, signal, sys
 sys.path.insert(0, {root!r})
 from examples import {script} as script
-from examples.core import training
+from examples.core import cli, training
 from examples.core.cli import UsageError
-from examples.data import loading
+from examples.data import preparing
 import tensorflow_datasets as tfds
 from absl import flags
 from absl.testing import flagsaver
+
+if os.environ.get("OBJECT_STORE_FOLDER"):
+    from tests.integration import object_store
+    object_store.register()
 
 todo = json.loads(sys.argv[1])
 point, left = todo.get("kill", [None, 0])
@@ -30,7 +34,7 @@ def count(reached):
     global left
     left -= reached == point
     if reached == point and left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGTERM if point == "term" else signal.SIGKILL)
 
 replace = os.replace
 os.replace = lambda source, to: (count(os.path.basename(to)), replace(source, to))
@@ -38,12 +42,16 @@ os.replace = lambda source, to: (count(os.path.basename(to)), replace(source, to
 class KillInBatch(training.SaveProgress):
     def on_train_batch_end(self, batch, logs=None):
         count("batch")
+        count("term")
+        super().on_train_batch_end(batch, logs)
+
+signal.signal(signal.SIGTERM, cli._terminate)
 
 training.SaveProgress = KillInBatch
 for run in todo["runs"]:
     mock = contextlib.nullcontext()
     if run.get("mock"):
-        loading._check_network = lambda builder: None  # Nothing is downloaded.
+        preparing._check_network = lambda builder: None  # Nothing is downloaded.
         mock = tfds.testing.mock_data(num_examples=48)
     with flagsaver.flagsaver(), mock:
         flags.FLAGS(["train", *run["flags"]])
@@ -51,6 +59,8 @@ for run in todo["runs"]:
             script.main([""])
         except UsageError as error:
             print("error:", error)
+        except cli.Terminated:
+            sys.exit(143)
 """
 
 
