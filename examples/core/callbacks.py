@@ -52,9 +52,9 @@ class SaveProgress(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
             return
         self._saved = step
         if math.isfinite(float((logs or {}).get("loss", 0.0))):
-            self._bring_weights_back()
             self._progress.step = step
             self._progress.spent = time.perf_counter() - self._started
+            # On JAX, `self.model` brings the weights back from the step that holds them.
             self._run.save_checkpoint(self.model, self._progress)
         if stop:
             raise Terminated
@@ -74,11 +74,6 @@ class SaveProgress(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
         self._run.save_checkpoint(self.model, self._progress)
         if self._notice is not None and self._notice.given:
             raise Terminated
-
-    def _bring_weights_back(self) -> None:
-        """On JAX, from the training step, which holds them while an epoch lasts."""
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
 
 
 def monitor(directory: Path, every: int, probe: Any) -> list[keras.callbacks.Callback]:

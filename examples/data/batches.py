@@ -140,10 +140,11 @@ def _whole(
         .enumerate()
         .skip(first)
     )
-    return batches.map(
-        lambda step, pair: changed(*pair, tf.random.experimental.stateless_fold_in(seed, step)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+
+    def prepared(step: tf.Tensor, pair: _Pair) -> _Pair:
+        return changed(*pair, tf.random.experimental.stateless_fold_in(seed, step))
+
+    return batches.map(prepared, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _streamed(

@@ -73,6 +73,7 @@ def explain(error: tf.errors.OpError) -> str | None:
     ):
         return f"the label {found[1]} is none of the classes: {_place(found[2], found[3])}"
     line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    line = re.sub(r"\{\{.*?\}\} *|\s*\[Op:.*", "", line)
     if isinstance(error, tf.errors.DataLossError):
         return f"a file of the data set is damaged ({line})"
     if isinstance(error, tf.errors.NotFoundError) and "tfrecord" in text:

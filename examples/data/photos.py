@@ -96,7 +96,8 @@ def clouds(side: int, seed: int) -> np.ndarray:
         noise = np.fft.rfft2(random.standard_normal((side, side)))
         plane = np.fft.irfft2(noise / frequencies, (side, side))
         planes.append(plane / plane.std())
-    return np.clip(128 + 48 * np.stack(planes, -1), 0, 255).astype(np.float32)
+    image: np.ndarray = np.clip(128 + 48 * np.stack(planes, -1), 0, 255).astype(np.float32)
+    return image
 
 
 def make(
@@ -126,7 +127,8 @@ def _cut(
     angle = 2 * np.pi * label / CLASSES
     tint = 1 + 0.4 * np.cos(angle + 2 * np.pi / 3 * np.arange(3, dtype=np.float32))
     part = canvas[top : top + height, left : left + width] * tint.astype(np.float32)
-    return np.clip(part, 0, 255).astype(np.uint8)
+    image: np.ndarray = np.clip(part, 0, 255).astype(np.uint8)
+    return image
 
 
 def main(argv: Sequence[str]) -> None:

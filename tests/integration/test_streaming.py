@@ -213,6 +213,11 @@ def spoilt(data_dir, tmp_path, change):
     return tmp_path / "copy", file.name
 
 
+def original(data_dir, name):
+    [found] = data_dir.rglob(name)
+    return found
+
+
 def changed(example, **features):
     found = tf.train.Example.FromString(example)
     for name, value in features.items():
@@ -246,9 +251,18 @@ def test_files_that_are_missing_or_damaged_are_told(data_dir, tmp_path):
     copy, name = spoilt(data_dir, tmp_path, lambda example: example)
     [file] = copy.rglob(name)
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UsageError, match="a file of the data set is damaged"):
+    with pytest.raises(UsageError, match=r"a file of the data set is damaged \(truncated record"):
         with decoding.told_in_a_line():
-            read(load(copy), epochs=1)
+            records(load(copy), 50, seed=0)
+    whole = [record.numpy() for record in tf.data.TFRecordDataset(str(original(data_dir, name)))]
+    with tf.io.TFRecordWriter(str(file)) as writer:  # cut off between two examples
+        for example in whole[:-1]:
+            writer.write(example)
+    with pytest.raises(
+        UsageError, match=rf"damaged: there is no example 29 \(from 0\) of .*{name}"
+    ):
+        with decoding.told_in_a_line():
+            records(load(copy), 50, seed=0)
     file.unlink()
     with pytest.raises(UsageError, match=f"1 of 5 files of the data set are missing: .*{name}"):
         load(copy)
