@@ -292,10 +292,11 @@ def test_not_a_way_to_tell():
 @pytest.mark.parametrize(
     "kind",
     [
-        "mirrored",
         "data_parallel",
-        *(pytest.param(k, marks=pytest.mark.slow) for k in ("scope", "distributed_fit")),
-        pytest.param("model_parallel", marks=pytest.mark.slow),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("mirrored", "scope", "distributed_fit", "model_parallel")
+        ),
     ],
 )
 def test_on_two_devices(kind):

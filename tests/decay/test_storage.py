@@ -159,7 +159,7 @@ def test_our_optimizers_need_no_help_and_no_warning(tmp_path):
     "code",
     [
         "import keras, keras_gamma; load = keras.models.load_model",
-        "import keras_gamma; load = keras_gamma.load_model",
+        pytest.param("import keras_gamma; load = keras_gamma.load_model", marks=pytest.mark.slow),
     ],
 )
 def test_our_optimizers_load_in_a_new_process(tmp_path, code):

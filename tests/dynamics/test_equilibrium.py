@@ -37,7 +37,7 @@ def simulate(optimizer, l2=0.0, steps=3000, last=1000, size=SIZE, start=1.0, see
     return np.sqrt(np.mean(np.square(angles))), np.sqrt(np.mean(np.square(norms)))
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize(
     ("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.9, True), (0.5, True)]
 )
@@ -63,7 +63,7 @@ def test_sgd(kind, momentum, nesterov):
     assert norm == pytest.approx(size, rel=0.03)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("beta_1", [0.0, 0.5, 0.9])
 def test_adamw(beta_1):
     eta, decay = 2e-2, 0.1

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-COUNT = int(os.environ.get("KERAS_GAMMA_FUZZ", "20"))
+COUNT = int(os.environ.get("KERAS_GAMMA_FUZZ", "10"))
 SEED = int(os.environ.get("KERAS_GAMMA_FUZZ_SEED", "1"))
 
 

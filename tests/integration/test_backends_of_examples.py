@@ -24,7 +24,7 @@ TASKS = {
 
 
 # On TensorFlow the other tests of the examples do it.
-@pytest.mark.one_in(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 @pytest.mark.parametrize("task", TASKS)
 def test_runs_to_the_end(task, backend, tmp_path):

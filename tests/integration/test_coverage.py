@@ -66,7 +66,7 @@ def test_every_family_has_a_recipe_and_a_row(package):
     assert None not in recipes.values(), "a family has no recipe in benchmarks/zoo.py"
 
 
-@pytest.mark.one_in(20)
+@pytest.mark.one_in(60)
 @pytest.mark.parametrize(
     ("package", "name"), [(p, name) for p in ("hub", "cv") for name in table(f"keras-{p}")]
 )

@@ -633,6 +633,7 @@ def test_a_worker_restores_but_does_not_write(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == saved
 
 
+@SLOW
 def test_another_backend_is_told():
     code = (
         "import keras\n"
@@ -645,6 +646,7 @@ def test_another_backend_is_told():
     assert "RuntimeError: distributed_fit needs Keras on TensorFlow" in errors
 
 
+@SLOW
 def test_the_documents_script_runs_as_it_stands(tmp_path):
     text = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
     [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -70,6 +70,7 @@ DIFFS = re.findall(
 )
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("side", [" -", " +"], ids=["before", "after"])
 @pytest.mark.parametrize("diff", DIFFS)
 def test_scripts_run_before_and_after_the_change(diff, side, tmp_path, monkeypatch):

@@ -38,6 +38,7 @@ def engine(network):
     return factorial_engine.Engine(network)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("arm", ["none", "paper", "all"])
 def test_a_run_is_that_of_fit(network, engine, arm):
     random = np.random.default_rng(0)

@@ -130,6 +130,7 @@ def test_long_networks_are_folded_between_blocks(blocks):
     assert len(crossing) == 2 * (columns - 1)  # The skip and the branch of the next block.
 
 
+@pytest.mark.slow
 def test_boxes_do_not_overlap_their_neighbours():
     layout, _ = layout_of(keras.applications.ResNet152V2(weights=None))
     for a, b in itertools.combinations(layout.boxes, 2):
@@ -154,6 +155,7 @@ def test_the_svg_shows_every_gamma_in_its_colour(tmp_path):
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_png_of_a_large_network(tmp_path):
     model = keras.applications.ResNet152V2(weights=None)
     pixels = image.imread(keras_gamma.plot_roles(model, tmp_path / "roles.png"))

@@ -134,7 +134,7 @@ LIKE_THIS = {
 }
 
 
-@settings(max_examples=8, **LIKE_THIS)
+@settings(max_examples=5, **LIKE_THIS)
 @given(st.lists(instructions, min_size=2, max_size=24), st.integers(1, 2))
 def test_running_refutes_nothing(todo, outputs):
     check(todo, outputs)

@@ -55,7 +55,7 @@ def remapped(node, number):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(drawings())
 def test_names_do_not_matter(drawing):
     d, outputs = drawing
@@ -63,7 +63,7 @@ def test_names_do_not_matter(drawing):
     assert roles(renamed, outputs) == roles(d.nodes, outputs)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(drawings(), st.integers())
 def test_the_order_of_operands_does_not_matter(drawing, seed):
     d, outputs = drawing
@@ -77,7 +77,7 @@ def test_the_order_of_operands_does_not_matter(drawing, seed):
     assert roles(mixed, outputs) == roles(d.nodes, outputs)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(drawings(), st.data())
 @pytest.mark.parametrize("how", ["same", "factor"])
 def test_what_only_passes_on_may_stand_anywhere(how, drawing, data):
@@ -95,7 +95,7 @@ def test_what_only_passes_on_may_stand_anywhere(how, drawing, data):
     assert roles(fresh.nodes, [number[o] for o in outputs]) == roles(d.nodes, outputs)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(drawings())
 def test_what_no_output_reads_does_not_matter(drawing):
     d, outputs = drawing
@@ -106,7 +106,7 @@ def test_what_no_output_reads_does_not_matter(drawing):
     assert roles(d.nodes, outputs)[:norms] == before
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(drawings())
 def test_a_model_in_a_branch_keeps_its_inner_roles(drawing):
     """Whatever has a role inside, apart from the streams' own, has it in a branch, too."""
@@ -121,7 +121,7 @@ def test_a_model_in_a_branch_keeps_its_inner_roles(drawing):
             assert now is Role.INTERIOR
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(drawings())
 def test_joins_are_what_they_say(drawing):
     d, outputs = drawing
@@ -141,7 +141,7 @@ def test_joins_are_what_they_say(drawing):
             assert join.fork is not None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(drawings())
 def test_every_norm_has_a_role_and_one_sentence(drawing):
     d, outputs = drawing
@@ -174,7 +174,7 @@ def plain_graphs(draw):
     return Graph(nodes, [len(nodes) - 1])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=160, deadline=None)
 @given(plain_graphs(), st.data())
 def test_questions_about_graphs(graph, data):
     """Against the slowest answers there are."""
@@ -197,7 +197,7 @@ def test_questions_about_graphs(graph, data):
     assert graph.consumers == [sorted(r) for r in readers]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(plain_graphs(), st.data())
 def test_dominators(graph, data):
     """A node dominates another if without it no source leads there."""

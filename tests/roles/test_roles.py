@@ -350,6 +350,7 @@ def test_resnet50():
     assert found["conv2_block2_2_bn"] == "interior"
 
 
+@pytest.mark.slow
 def test_resnet50_v2():
     report = find_roles(keras.applications.ResNet50V2(weights=None))
     assert counts(report) == {"interior": 28, "residual_last": 16, "trunk": 5}
@@ -362,12 +363,14 @@ def test_resnet50_v2():
     ]
 
 
+@pytest.mark.slow
 def test_densenet121():
     report = find_roles(keras.applications.DenseNet121(weights=None))
     assert counts(report) == {"interior": 120, "trunk": 1}
     assert [e.layer.name for e in report if e.role == "trunk"] == ["bn"]
 
 
+@pytest.mark.slow
 def test_mobilenet_v2():
     """Which blocks have an Add: 2, 4, 5, 7, 8, 9, 11, 12, 14 and 15.
 
@@ -385,6 +388,7 @@ def test_mobilenet_v2():
     assert counts(report) == {"interior": 36, "residual_last": 10, "trunk": 6}
 
 
+@pytest.mark.slow
 def test_keras_cv_resnet18():
     keras_cv = pytest.importorskip("keras_cv")
     model = keras_cv.models.ResNetBackbone(
@@ -451,6 +455,7 @@ def deep_chain():
     return model
 
 
+@pytest.mark.slow
 def test_deep_chain(deep_chain):
     limit = sys.getrecursionlimit()
     report = find_roles(deep_chain)
