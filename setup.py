@@ -30,15 +30,22 @@ EXAMPLES = [
     "tensorflow-datasets>=4.9.10",
 ]
 # Models that benchmarks/walk_models.py walks. Pinned: the rows name the versions.
+# segmentation-models-3D 1.1.1 and kgcnn 4.0.2 are walked, too, if installed with --no-deps:
+# one wants keras 3.3.3, the other a dozen packages of chemistry.
 ZOO = [
     *TENSORFLOW,
     *CV,
     *HUB,
+    "aeon==1.6.0",
     "bayesflow==2.0.12",
+    "classification-models-3D==1.1.0",
+    "keras-cv-attention-models==1.4.3",
     "keras-tcn==3.5.7",
     "keras-unet-collection==0.1.13",
     "kimm==0.2.5",
     "medicai==0.0.4",
+    "opencv-python-headless",  # vit-keras imports it, and does not say so
+    "psutil",
     "vit-keras==0.2.0",
 ]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]

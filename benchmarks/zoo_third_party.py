@@ -5,6 +5,9 @@
 One model of each family that a package exports, the first by name; `every` yields all of them.
 """
 
+import importlib
+import inspect
+import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,6 +37,90 @@ def kimm(every: bool = False) -> Recipes:
         build = getattr(models, name)
         shape = (224, 224, 3) if "Transformer" in name or "MobileViT" in name else (SIDE, SIDE, 3)
         yield name, lambda build=build, shape=shape: build(weights=None, input_shape=shape)
+
+
+def kecam(every: bool = False) -> Recipes:
+    """Some 440 models of images, most with attention."""
+    import zoo_kecam
+
+    found = vars(zoo_kecam.models)
+    names = [n for n, f in found.items() if inspect.isfunction(f) and n[0].isupper()]
+    for name in _first_of_each_family(names, every):
+        build = found[name]
+        if any(word in name for word in ("GPT2", "LLaMA", "Text")):
+            arguments = {"max_block_size": 16, "vocab_size": 64}
+        else:
+            side = 256 if "aloNe" in name or "aloBot" in name or "indow" in name else 64
+            arguments = {"input_shape": (side, side, 3)}
+        yield name, lambda build=build, arguments=arguments: build(pretrained=None, **arguments)
+
+
+def volumes(every: bool = False) -> Recipes:
+    """Classifiers of volumes."""
+    del every
+    from classification_models_3D.kkeras import Classifiers
+
+    for name in sorted(Classifiers.models_names()):
+        side = 96 if "inception" in name else 64
+
+        def build(name: str = name, side: int = side) -> keras.Model:
+            shape = (side, side, side, 3)
+            return Classifiers.get(name)[0](input_shape=shape, weights=None, include_top=False)
+
+        yield name, build
+
+
+def segment(every: bool = False) -> Recipes:
+    """Segmentation of volumes, on the smallest encoder, and some others."""
+    del every
+    import segmentation_models_3D as package
+
+    for name, encoder in [
+        ("FPN", "resnet18"),
+        ("FPN", "seresnet18"),
+        ("Linknet", "resnet18"),
+        ("Linknet", "mobilenetv2"),
+        ("PSPNet", "resnet18"),
+        ("Unet", "resnet18"),
+        ("Unet", "densenet121"),
+        ("Unet", "efficientnetb0"),
+    ]:
+        side = 48 if name == "PSPNet" else 32
+
+        def build(name: str = name, encoder: str = encoder, side: int = side) -> keras.Model:
+            shape = (side, side, side, 3)
+            return getattr(package, name)(encoder, input_shape=shape, encoder_weights=None)
+
+        yield f"{name} ({encoder})", build
+
+
+def aeon(every: bool = False) -> Recipes:
+    """Networks for time series."""
+    del every
+    from aeon import networks
+
+    for name in sorted(networks.__all__):
+        if name.startswith("Base"):
+            continue
+
+        def build(name: str = name) -> keras.Model:
+            made = getattr(networks, name)().build_network((64, 4))
+            return keras.Model(*made[:2]) if not isinstance(made[0], keras.Model) else made[0]
+
+        yield name, build
+
+
+def kgcnn(every: bool = False) -> Recipes:
+    """Networks of graphs."""
+    del every
+    import kgcnn.literature as package
+
+    for found in sorted(pkgutil.iter_modules(package.__path__), key=lambda one: one.name):
+
+        def build(name: str = found.name) -> keras.Model:
+            return importlib.import_module(f"kgcnn.literature.{name}").make_model()
+
+        yield found.name, build
 
 
 def medicai(every: bool = False) -> Recipes:
@@ -102,7 +189,10 @@ def bayesflow(every: bool = False) -> Recipes:
 
     def called(network: Any, *shapes: tuple[int, ...]) -> keras.Model:
         inputs = [keras.Input(shape) for shape in shapes]
-        return keras.Model(inputs, network(*inputs))
+        return keras.Model(inputs, network(inputs if len(inputs) > 1 else inputs[0]))
+
+    image, condition = (16, 16, 2), (16, 16, 1)
+    unet = {"widths": (8, 16), "res_blocks": 1, "groups": 4}
 
     # Eight normalizations or none; what they are built of is written as layers.
     yield "MLP (residual, layer)", lambda: called(networks.MLP([16, 16], norm="layer"), (8,))
@@ -110,6 +200,19 @@ def bayesflow(every: bool = False) -> Recipes:
     yield "SetTransformer", lambda: called(networks.SetTransformer(), (6, 8))
     yield "TimeSeriesTransformer", lambda: called(networks.TimeSeriesTransformer(), (6, 8))
     yield "TimeSeriesNetwork", lambda: called(networks.TimeSeriesNetwork(), (8, 8))
+    yield "FusionTransformer", lambda: called(networks.FusionTransformer(), (6, 8))
+    yield "TimeMLP", lambda: called(networks.TimeMLP([16, 16]), (8,), (1,), (4,))
+    yield (
+        "UNet",
+        lambda: called(networks.UNet(attn_stage=(False, True), **unet), image, (1,), condition),
+    )
+    for name in ("UViT", "ResidualUViT"):
+        yield (
+            name,
+            lambda name=name: called(
+                getattr(networks, name)(transformer_width=16, **unet), image, (1,), condition
+            ),
+        )
     yield "ConvolutionalNetwork", lambda: called(networks.ConvolutionalNetwork(), (32, 32, 3))
 
 

@@ -34,9 +34,11 @@ class Measured(NamedTuple):
 
 
 # Of several paths, and several calls, the one that forbids more counts.
-_WEIGHT = ("trunk", "other", "shortcut", "residual_last", "temperature", "closed", "interior",
-           "weighed")  # fmt: skip
-_ROLES: dict[str, str | None] = {"temperature": "other", "weighed": "other", "closed": None}
+_WEIGHT = ("trunk", "other", "shortcut", "residual_last", "temperature", "closed", "hidden",
+           "interior", "constant", "weighed")  # fmt: skip
+_ROLES: dict[str, str | None] = {
+    "temperature": "other", "weighed": "other", "closed": None, "hidden": None, "constant": None,
+}  # fmt: skip
 _CALLS = ("other", "trunk", "shortcut", "residual_last", "interior")
 
 
@@ -117,6 +119,9 @@ def _read(sweep: Sweep, sums: Sums, norm: int, place: int, finding: Finding) -> 
             return "trunk", f"The output {label} moves."
         case Event.CLOSED:
             return "closed", f"{label} runs as a whole: what it does cannot be told."
+        case Event.HIDDEN:
+            name = "hidden" if sweep.tensors[finding.tensor].varies else "constant"
+            return name, f"These inputs let nothing of it through {label}: it cannot be told."
         case Event.WEIGHED:
             return "temperature", f"At {label} it only weighs what is added."
         case Event.ABSORBED if weighs:

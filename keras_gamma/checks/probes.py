@@ -18,6 +18,8 @@ Run = Callable[[Values], dict[int, Any]]
 FACTOR = 4.0
 _EXACT = 1e-2  # Of the spread: float32 with room for an ε; what is approximate is further off.
 _BOUNDED = 0.3  # A power below this is no growth.
+_HUGE = 1e4  # So many times the lower values: no value that was computed from data.
+_HIDDEN = 1e30  # A float that stands for −∞.
 _PERIOD = 65521  # Of noise: a prime, so that no two rows of a tensor are alike.
 _ENOUGH = 1 << 16  # So many elements tell as much as all of them.
 
@@ -64,7 +66,7 @@ def power(run: Run, values: Values, outputs: Values, operand: int) -> dict[int, 
     left = [key for key, value in outputs.items() if is_float(value)]
     after = run({operand: scaled(values[operand], FACTOR)})
     for key in list(left):
-        degree = _ratio(_some(outputs[key]), _some(after[key]), FACTOR)
+        degree = _ratio(*_without_masked(_some(outputs[key]), _some(after[key])), FACTOR)
         if degree is not None:
             found[key] = Power(degree, True)
             left.remove(key)
@@ -73,8 +75,40 @@ def power(run: Run, values: Values, outputs: Values, operand: int) -> dict[int, 
         first = run({operand: scaled(values[operand], small)})
         second = run({operand: scaled(values[operand], large)})
         for key in left:
-            found[key] = _growth(_some(first[key]), _some(second[key]), large / small)
+            pair = _without_masked(_some(first[key]), _some(second[key]))
+            found[key] = _growth(*pair, large / small)
     return found
+
+
+def depends(run: Run, values: Values, outputs: Values, operands: Sequence[int], seed: int) -> bool:
+    """Whether noise in place of some operands changes any output.
+
+    A query of a single key, or a mask that leaves nothing, hides what a step does with an operand.
+
+    Args:
+        run: function that runs the step on other values.
+        values: dict from the id of each operand to its value.
+        outputs: dict from the id of each output to its value.
+        operands: the ids of those that noise replaces.
+        seed: integer, of the noise.
+    """
+    random = np.random.default_rng(seed)
+    after = run({key: _noise(values[key], random) for key in operands})
+    return any(
+        not np.allclose(_some(value), _some(after[key]), rtol=1e-4, atol=1e-6)
+        for key, value in outputs.items()
+        if is_float(value)
+    )
+
+
+def _without_masked(before: Any, after: Any) -> tuple[Any, Any]:
+    """Two values without what a mask has put there: the same huge number, whatever comes in."""
+    if before.shape != after.shape or not before.size:
+        return before, after
+    sizes = np.abs(before)
+    kept = (before != after) | (sizes <= _HUGE * max(float(np.quantile(sizes, 0.1)), 1.0))
+    kept &= sizes < _HIDDEN
+    return (before[kept], after[kept]) if kept.any() and not kept.all() else (before, after)
 
 
 def _ratio(before: Any, after: Any, factor: float) -> float | None:

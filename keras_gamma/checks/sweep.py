@@ -47,6 +47,7 @@ class Event(enum.Enum):
     MIXED = "mixed"  # It is added to what does not scale with it.
     WEIGHED = "weighed"  # It weighs what is added to something else.
     CLOSED = "closed"  # What the step does cannot be told.
+    HIDDEN = "hidden"  # These inputs do not let it through: a mask, or a single key.
     OUTPUT = "output"
 
 
@@ -304,6 +305,8 @@ class _Step:
         degree, exact, modes = 0.0, True, set()
         for key, state in states.items():
             power = self._power(key)[output]
+            if power.degree is None and self.is_norm and len(self.operands) == 1:
+                power = probes.Power(0.0, False)  # All that is left of a spread near ε is a sign.
             if self.is_closed and not power.exact:
                 return Event.CLOSED, best
             if power.degree is None or state.mode is not Mode.SCALES:
@@ -317,6 +320,8 @@ class _Step:
         if Mode.SCALES in modes and abs(degree) > 0.05:
             return State(Mode.SCALES, degree, exact, best.closed)
         if Mode.SCALES in modes or not modes:
+            if not self.is_norm and not self._shows(list(states)):
+                return Event.HIDDEN, best
             return Event.ABSORBED, best._replace(exact=exact and best.exact)
         return State(max(modes), 1.0, False, best.closed)
 
@@ -331,6 +336,11 @@ class _Step:
     def is_bounded(self, output: int) -> bool:
         """Whether an output stays bounded however large its one operand is."""
         return self._power(self.operands[0])[output].degree is None
+
+    def _shows(self, keys: list[int]) -> bool:
+        """Whether anything of some operands comes through, whatever they are."""
+        visit = self.visit
+        return probes.depends(visit.run, visit.values, visit.raw, keys, len(keys))
 
     def _power(self, key: int) -> dict[int, probes.Power]:
         if key not in self._powers:

@@ -221,39 +221,55 @@ def _measure(
     for place, variable in enumerate(variables):
         if variable is not None:
             places[id(variable)].append(place)
-    try:
-        random = np.random.default_rng(seed)
-        arrays = _arrays(network.model, network.inputs, inputs, random)
-        with progress.bar(len(network.steps), verbose) as track:
-            seen = sweep(network, arrays, seed, track)
-        sums = Sums(seen.tensors)
-        return {
-            key: claims.combine(claims.measure(seen, sums, place) for place in calls)
-            for key, calls in places.items()
-        }
-    except Exception as error:
-        text = " ".join(str(error).split())[:160]
-        why = f"The model could not be run step by step: {type(error).__name__}: {text}"
-        return dict.fromkeys(places, Measured(None, why))
+    why = ""
+    limits = _token_limits(network.model)
+    for limit in limits:
+        try:
+            random = np.random.default_rng(seed)
+            arrays = _arrays(network.inputs, inputs, random, limit, limit == limits[0])
+            with progress.bar(len(network.steps), verbose) as track:
+                seen = sweep(network, arrays, seed, track)
+            sums = Sums(seen.tensors)
+            return {
+                key: claims.combine(claims.measure(seen, sums, place) for place in calls)
+                for key, calls in places.items()
+            }
+        except Exception as error:
+            text = " ".join(str(error).split())[:160]
+            why = why or (
+                f"The model could not be run step by step: {type(error).__name__}: {text}"
+            )
+    return dict.fromkeys(places, Measured(None, why))
 
 
-def _arrays(
-    model: keras.Model,
-    tensors: Iterable[keras.KerasTensor],
-    inputs: Any,
-    random: np.random.Generator,
-) -> list[Any]:
-    """An array for each input of the trace."""
-    given = [] if inputs is None else tree.flatten(inputs)
-    given = [g for g in given if hasattr(g, "__array__") and not isinstance(g, keras.KerasTensor)]
-    if given:
-        return [g if _is_informative(g) else random.standard_normal(g.shape) for g in given]
-    tokens = [
+def _token_limits(model: keras.Model) -> list[int]:
+    """What integers may be made up below: within the embeddings, then ever smaller ones.
+
+    An integer may count or point to something else than a row of a table.
+    """
+    rows = [
         layer.input_dim
         for layer in _keras.flatten_layers(model)
         if isinstance(layer, keras.layers.Embedding)
     ]
-    limit = max(1, min(tokens, default=2))
+    return list(dict.fromkeys([max(1, min(rows, default=2)), 2, 1]))
+
+
+def _arrays(
+    tensors: Iterable[keras.KerasTensor],
+    inputs: Any,
+    random: np.random.Generator,
+    limit: int,
+    normal: bool,
+) -> list[Any]:
+    """An array for each input of the trace: integers below `limit`.
+
+    `normal`: normal noise; else between 0 and 1, for what computes places from coordinates.
+    """
+    given = [] if inputs is None else tree.flatten(inputs)
+    given = [g for g in given if hasattr(g, "__array__") and not isinstance(g, keras.KerasTensor)]
+    if given:
+        return [g if _is_informative(g) else random.standard_normal(g.shape) for g in given]
     arrays: list[Any] = []
     for tensor in tensors:
         if tensor.dtype == "bool" or "mask" in tensor.name:
@@ -261,7 +277,8 @@ def _arrays(
         elif "int" in tensor.dtype:
             arrays.append(random.integers(0, limit, tensor.shape))
         else:
-            arrays.append(random.standard_normal(tensor.shape))
+            draw = random.standard_normal if normal else random.random
+            arrays.append(draw(tensor.shape))
     return arrays
 
 

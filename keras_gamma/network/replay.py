@@ -169,7 +169,7 @@ def varies(value: Any, tolerance: float = 1e-6) -> bool:
 
 def is_float(value: Any) -> bool:
     """Whether a value has a scale at all."""
-    return "float" in keras.backend.standardize_dtype(value.dtype)
+    return "float" in str(value.dtype)  # Keras has no name for a list of tensors (TensorFlow).
 
 
 def _is_silent(outputs: dict[int, Any]) -> bool:
