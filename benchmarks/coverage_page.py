@@ -1,6 +1,7 @@
 """The page docs/coverage.md, from the rows."""
 
 import collections
+import re
 from collections.abc import Iterable
 
 from coverage_rows import PACKAGES, Row
@@ -71,10 +72,12 @@ keras-hub and keras-cv; and one of each family that third-party packages export.
 random. Made by `python benchmarks/walk_models.py` from the rows in `benchmarks/coverage.jsonl`; the
 figures are of {versions}.
 
+{total}
+
 Counted are γ per role. *closed*: γ in, or in front of, layers that could not be opened. *refuted*:
 γ for which running the model (`keras_gamma.verify`) shows another role. *not testable*: γ for which
-running tells nothing, see below. Seconds are those of a machine of two cores that did other work,
-too."""
+running tells nothing, see below. Seconds are those of a machine of two cores that did much other
+work; *CPU* is what both cores spent on `verify`, which is about what an idle machine takes."""
 
 LIMITS = """## What running cannot tell
 
@@ -95,15 +98,37 @@ But:
   and running share does not show in it. `tests/checks/test_verification.py` has roles by hand."""
 
 
+NOT_BUILT = """Models that their packages could not build on the Keras above at this size, or not
+within the limits on time and memory: nothing is said of them."""
+
+
 def page(rows: list[Row]) -> str:
     """The document."""
     versions = {PACKAGES[row.package][1]: row.version for row in rows}
     named = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    parts = [TEXT.format(versions=named)]
+    walked = [row for row in rows if not row.unbuilt]
+    total = (
+        f"{len(walked)} models of {len({row.package for row in walked})} packages, "
+        f"{sum(sum(row.counts.values()) for row in walked)} γ: "
+        f"{sum(bool(row.error) for row in walked)} exceptions, "
+        f"{sum(row.closed > 0 for row in walked)} models with a closed part, "
+        f"{sum(len(row.refuted) for row in walked)} γ refuted, "
+        f"{sum(sum(row.untold.values()) for row in walked)} not testable."
+    )
+    parts = [TEXT.format(versions=named, total=total)]
     for package, (title, _) in PACKAGES.items():
-        own = sorted((row for row in rows if row.package == package), key=lambda row: row.model)
+        own = [row for row in rows if row.package == package and not row.unbuilt]
+        own.sort(key=lambda row: row.model)
         if own:
             parts += ["", f"## {title}", "", HEAD, *map(line, own)]
+    unbuilt = [row for row in rows if row.unbuilt]
+    if unbuilt:
+        parts += ["", "## Not built", "", NOT_BUILT, "", "| package | model | why |"]
+        parts += ["| --- | --- | --- |"]
+        parts += [
+            f"| {PACKAGES[row.package][0]} | {row.model} | {_plain(row.unbuilt)} |"
+            for row in sorted(unbuilt, key=lambda row: (row.package, row.model))
+        ]
     refuted = [(row, *entry) for row in rows for entry in row.refuted]
     if refuted:
         parts += ["", "## Disagreements", "", "| model | γ | read | run | evidence |"]
@@ -114,3 +139,8 @@ def page(rows: list[Row]) -> str:
         parts += ["", f"## {title}", "", "| reason (… is a name) | γ |", "| --- | --- |"]
         parts += [f"| {reason} | {n} |" for reason, n in _sum(rows, attribute).items()]
     return "\n".join(parts) + "\n"
+
+
+def _plain(text: str) -> str:
+    """An error as a cell of a table."""
+    return re.sub(r"[|*\x1b\r\n]|\[\d+m", "", text)[:110]
