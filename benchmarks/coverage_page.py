@@ -4,7 +4,7 @@ import collections
 import re
 from collections.abc import Iterable
 
-from coverage_rows import PACKAGES, Row
+from coverage_rows import PACKAGES, ROOT, Row
 
 ROLES = ("residual_last", "shortcut", "interior", "trunk", "other")
 APPLY = ("residual_last", "interior")
@@ -89,6 +89,10 @@ But:
   withheld by default.
 - A layer that only runs as a whole is tested as a whole. If it scales exactly with what comes in,
   or not at all, γ in front of it is judged; if not, it is "not testable". γ inside are not tested.
+- Other learned scales (LayerScale, ReZero, channel affines), which `find_roles` lists with a role
+  in its notes, are not judged: of them it could not tell.
+- A mask that leaves nothing, or a query of a single key, hides what lies behind it: such inputs let
+  nothing through, and the verdict is "not testable".
 - γ in parts that no input of the model reaches have no effect that differs between two examples.
 - That a concatenation, a bounded activation (ReLU6, tanh), and an activation that is homogeneous
   for large values only (GELU, SiLU) pass a scale on, is the definition of the roles, and no
@@ -135,6 +139,7 @@ def page(rows: list[Row]) -> str:
         parts += ["| --- | --- | --- | --- | --- |"]
         parts += [f"| {row.model} | {' | '.join(entry)} |" for row, *entry in refuted]
     parts += ["", "## Power", "", *power_table(rows), "", LIMITS]
+    parts += ["", (ROOT / "benchmarks" / "read_by_hand.md").read_text(encoding="utf-8").strip()]
     for title, attribute in (("Why not testable", "untold"), ("Why `other`", "other")):
         parts += ["", f"## {title}", "", "| reason (… is a name) | γ |", "| --- | --- |"]
         parts += [f"| {reason} | {n} |" for reason, n in _sum(rows, attribute).items()]
