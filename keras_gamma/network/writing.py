@@ -180,6 +180,7 @@ class Writer:
         )
         recording.assign(outputs, written)
         recording.powers[written] = 1.0 if homogeneous else None
+        self.gains.look(layer, (tensor,), written, self.scope)
         recording.note_step(layer, (tensor,), {}, outputs)
         return outputs
 
