@@ -33,6 +33,7 @@ from examples.core.files import locked
 from examples.experiments import factorial_cells as cells
 from examples.experiments import factorial_engine, factorial_plan
 from examples.models.resnet import build_model
+from keras_gamma import Role
 from keras_gamma.dynamics import monitor_log
 
 FLAGS = flags.FLAGS
@@ -40,6 +41,7 @@ FLAGS = flags.FLAGS
 if "stage" not in FLAGS:
     flags.DEFINE_enum("stage", "test", list(factorial_plan.STAGES), "What to run.")
     flags.DEFINE_string("output_dir", "runs/factorial", "Folder of the rows.")
+    flags.DEFINE_integer("line", None, "Only this line of the plan, from 1; else all.", 1)
     flags.DEFINE_float("minutes", None, "Stop after so many, at the end of a seed.")
 
 
@@ -51,10 +53,11 @@ def main(argv: Sequence[str]) -> None:
     path = Path(FLAGS.output_dir) / f"{FLAGS.stage}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * FLAGS.minutes if FLAGS.minutes else np.inf
-    split = "validation" if FLAGS.stage == "tune" else "test"
+    split = "validation" if FLAGS.stage.startswith("tune") else "test"
     with locked(path.with_suffix(".lock"), wait=False):
         done = {key_of(row) for row in monitor_log.read_lines(path)}
-        left = [job for job in factorial_plan.STAGES[FLAGS.stage]() if key_of(job) not in done]
+        planned = factorial_plan.STAGES[FLAGS.stage](FLAGS.line)
+        left = [job for job in planned if key_of(job) not in done]
         print(f"{len(done)} runs are done, {len(left)} are left", flush=True)
         last: int | None = None
         with path.open("a", encoding="utf-8") as file:
@@ -72,14 +75,16 @@ def main(argv: Sequence[str]) -> None:
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """What tells one job from another."""
     names = [field.name for field in dataclasses.fields(cells.Cell)]
-    return tuple(row[name] for name in (*names, "seed", "arm"))
+    return (*(row[name] for name in (*names, "seed", "arm")), row.get("variant", ""))
 
 
 @functools.lru_cache(2)
-def engine_of(depth: int, width: int) -> factorial_engine.Engine:
+def engine_of(depth: int, width: int, kind: str = "plain") -> factorial_engine.Engine:
     """Builds and traces a network once."""
     network = build_model(f"resnet{depth}_v1", input_shape=(8, 8, 1), num_classes=10, width=width)
-    return factorial_engine.Engine(network, cells.MOMENTUM)
+    return factorial_engine.Engine(
+        network, cells.MOMENTUM, decoupled=kind == "decoupled", paced=kind == "paced"
+    )
 
 
 @functools.lru_cache(1)
@@ -91,28 +96,42 @@ def start_of(depth: int, width: int, seed: int) -> list[np.ndarray]:
 def run(job: dict[str, Any], split: str) -> dict[str, Any]:
     """Does one run; returns its row."""
     cell = cells.Cell(**{f.name: job[f.name] for f in dataclasses.fields(cells.Cell)})
-    engine = engine_of(cell.depth, cell.width)
+    variant, _, pace = job.get("variant", "").partition(":")
+    kind = variant if variant in ("decoupled", "paced") else "plain"
+    engine = engine_of(cell.depth, cell.width, kind)
     data = cells.data_of(cell, job["seed"])
     rates = factorial_engine.cosine(cell.rate, cell.steps)
-    strength = cell.dose * (1 - cells.MOMENTUM) / float(rates.sum())
+    passes = 0.0 if variant == "decoupled" else cells.MOMENTUM
+    strength = cell.dose * (1 - passes) / float(rates.sum())
+    start = start_of(cell.depth, cell.width, job["seed"])
+    if variant == "zero":
+        start = engine.zeroed(start, str(Role.RESIDUAL_LAST))
     began = time.process_time()
     outcome = engine.train(
-        start_of(cell.depth, cell.width, job["seed"]),
+        start,
         *data.train,
         data.order,
         rates,
         engine.decay(cell.kernels, cells.strengths_of(job["arm"], strength)),
+        float(pace or 1.0),
     )
     images, labels = cells.held_out(split)
     right = np.argmax(engine.logits(images), axis=1) == labels
     ratios = engine.branch_ratios(data.train[0])
     gammas = engine.gamma_sizes()
+    more: dict[str, Any] = {}
+    if "variant" in job:
+        more["blocks"] = [_finite(ratio) for ratio in ratios]
+    if variant == "paced":
+        # Mean logarithm of what multiplies η in the effective learning rate of the interior γ.
+        more["interior_pace"] = _finite(np.log(float(pace or 1) / outcome.interior).mean())
     return job | {
         "accuracy": round(100 * float(right.mean()), 4),
         "loss": _finite(outcome.losses[-data.order.shape[0] // cell.epochs :].mean()),
         "ratio": _finite(np.exp(np.mean(np.log(ratios)))),
         "gamma": {role: _finite(size) for role, size in gammas.items()},
         "seconds": round(time.process_time() - began, 2),
+        **more,
     }
 
 

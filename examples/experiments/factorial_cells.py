@@ -13,6 +13,7 @@ from keras_gamma import Role
 MOMENTUM = 0.9
 ROLES = (Role.RESIDUAL_LAST, Role.SHORTCUT, Role.INTERIOR, Role.TRUNK)
 NONE, ALL, GUIDELINES = "0000", "1111", "1010"
+ALL_BUT_INTERIOR = "1101"
 # A bit for each role, in the order of ROLES.
 ARMS = tuple("".join(bits) for bits in itertools.product("01", repeat=len(ROLES)))
 
@@ -102,3 +103,13 @@ def jobs(cell: Cell, seeds: range, arms: tuple[str, ...] = ARMS) -> Iterator[dic
     for seed in seeds:
         for arm in arms:
             yield dataclasses.asdict(cell) | {"seed": seed, "arm": arm}
+
+
+Run = tuple[Cell, str, str]  # With an arm and a variant: "", "decoupled", "zero" or "paced:k".
+
+
+def blocks(runs: tuple[Run, ...], seeds: range) -> Iterator[dict[str, Any]]:
+    """Runs in several cells with the same seeds, seed by seed."""
+    for seed in seeds:
+        for cell, arm, variant in runs:
+            yield dataclasses.asdict(cell) | {"seed": seed, "arm": arm, "variant": variant}

@@ -84,10 +84,12 @@ class Outcome:
     Args:
         losses: of the data, without penalties, by step: shape `(steps,)`.
         weights: the trained weights, as `model.get_weights` orders them.
+        interior: Σγ² of the interior γ by step, shape `(steps,)`; empty unless the engine is paced.
     """
 
     losses: np.ndarray
     weights: list[np.ndarray]
+    interior: np.ndarray
 
 
 class Engine:
@@ -96,10 +98,21 @@ class Engine:
     Args:
         model: a built functional classifier with logits as its output.
         momentum: of SGD.
+        decoupled: whether the decay of γ is decoupled, as `keras.optimizers.SGD(weight_decay=λ)`
+            does it: w ← w − η·λ·w before the step. That of kernels is L2 in the loss either way.
+        paced: whether `train` takes a pace of the interior γ, and reports their sizes.
     """
 
-    def __init__(self, model: keras.Model, momentum: float = 0.9):
+    def __init__(
+        self,
+        model: keras.Model,
+        momentum: float = 0.9,
+        *,
+        decoupled: bool = False,
+        paced: bool = False,
+    ):
         self.momentum = momentum
+        self._decoupled, self._paced = decoupled, paced
         self.model = accelerate(model)
         places = {id(v): number for number, v in enumerate(model.trainable_variables)}
         self.gammas: dict[str, list[int]] = {str(role): [] for role in ROLES}
@@ -132,6 +145,13 @@ class Engine:
                 found[id(variable)] = keras.ops.convert_to_numpy(drawn)
         return [found[id(variable)] for variable in self.model.weights]
 
+    def zeroed(self, start: Sequence[np.ndarray], role: str) -> list[np.ndarray]:
+        """The same weights, but the γ of a role are 0."""
+        trained = self.model.trainable_variables
+        zero = {id(trained[number]) for number in self.gammas[role]}
+        weights = zip(self.model.weights, start, strict=True)
+        return [value * 0 if id(variable) in zero else value for variable, value in weights]
+
     def decay(self, kernels: float, gammas: dict[str, float]) -> np.ndarray:
         """Returns λ of each trainable variable, in torch's units.
 
@@ -153,6 +173,7 @@ class Engine:
         order: np.ndarray,
         rates: np.ndarray,
         decay: np.ndarray,
+        pace: float = 1.0,
     ) -> Outcome:
         """Trains once.
 
@@ -163,18 +184,22 @@ class Engine:
             order: indices of the examples of each step, shape `(steps, batch)`.
             rates: learning rate of each step, shape `(steps,)`.
             decay: as `decay` gives it.
+            pace: factor of the learning rate of the interior γ; the engine must be paced.
         """
+        if pace != 1.0 and not self._paced:
+            raise ValueError(f"This engine was not built for a pace. Received: pace={pace!r}")
         self.model.set_weights(start)
         for momentum in self._momenta:
             momentum.assign(tf.zeros_like(momentum))
-        losses = self._run(
+        losses, interior = self._run(
             tf.constant(images, tf.float32),
             tf.constant(labels, tf.int32),
             tf.constant(order, tf.int32),
             tf.constant(rates, tf.float32),
             tf.constant(decay, tf.float32),
+            tf.constant(pace, tf.float32),
         )
-        return Outcome(losses.numpy(), self.model.get_weights())
+        return Outcome(losses.numpy(), self.model.get_weights(), interior.numpy())
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits of the model as it is."""
@@ -198,10 +223,15 @@ class Engine:
                 found[role] = float(np.sqrt(np.mean(values**2)))
         return found
 
-    def _steps(self, images: Any, labels: Any, order: Any, rates: Any, decay: Any) -> Any:
+    def _steps(
+        self, images: Any, labels: Any, order: Any, rates: Any, decay: Any, pace: Any
+    ) -> Any:
         steps = tf.shape(order)[0]
         losses = tf.TensorArray(tf.float32, steps)
+        sizes = tf.TensorArray(tf.float32, steps if self._paced else 0)
         strengths = tf.unstack(decay)
+        interior = self.gammas[str(Role.INTERIOR)] if self._paced else []
+        gammas = {n for numbers in self.gammas.values() for n in numbers}
         for step in tf.range(steps):
             batch = order[step]
             with tf.GradientTape() as tape:
@@ -212,19 +242,26 @@ class Engine:
                 loss = tf.reduce_mean(each)
             gradients = tape.gradient(loss, self._variables)
             for number in self._decayed:
-                gradients[number] += strengths[number] * self._variables[number]
-            for variable, momentum, gradient in zip(
-                self._variables, self._momenta, gradients, strict=True
+                variable = self._variables[number]
+                if self._decoupled and number in gammas:
+                    variable.assign_sub(rates[step] * strengths[number] * variable)
+                else:
+                    gradients[number] += strengths[number] * variable
+            for number, (variable, momentum, gradient) in enumerate(
+                zip(self._variables, self._momenta, gradients, strict=True)
             ):
                 tf.raw_ops.ResourceApplyKerasMomentum(
                     var=variable.handle,
                     accum=momentum.handle,
-                    lr=rates[step],
+                    lr=rates[step] * pace if number in interior else rates[step],
                     grad=gradient,
                     momentum=self.momentum,
                 )
             losses = losses.write(step, loss)
-        return losses.stack()
+            if self._paced:
+                total = tf.add_n([tf.reduce_sum(self._variables[n] ** 2) for n in interior])
+                sizes = sizes.write(step, total)
+        return losses.stack(), sizes.stack() if self._paced else tf.zeros([0])
 
 
 class _Streams:

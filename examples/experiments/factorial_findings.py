@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from examples.experiments import factorial_plan as plan
-from examples.experiments.factorial_cells import ALL, ARMS, GUIDELINES, NONE, ROLES, Cell
+from examples.experiments.factorial_cells import (
+    ALL,
+    ARMS,
+    GUIDELINES,
+    NONE,
+    ROLES,
+    Cell,
+)
 from examples.experiments.factorial_statistics import Design, Hypothesis, Verdict, judge_family
 from examples.experiments.significance import Estimate, estimate
 
@@ -15,7 +22,6 @@ Row = Mapping[str, Any]
 Designs = dict[Cell, Design]
 
 PRESETS = {"none": NONE, "all": ALL, "guidelines": GUIDELINES}
-ALL_BUT_INTERIOR = "1101"
 LAST, SHORTCUT, INTERIOR, TRUNK = map(str, ROLES)
 TRAINED = 60.0  # A run below this share of right answers has not trained, in per cent.
 

@@ -1,9 +1,20 @@
 """The runs of the factorial experiment, in the order in which they are done."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from examples.experiments.factorial_cells import NONE, Cell, jobs
+from examples.core.cli import UsageError
+from examples.experiments.factorial_cells import (
+    ALL,
+    ALL_BUT_INTERIOR,
+    GUIDELINES,
+    NONE,
+    Cell,
+    Run,
+    blocks,
+    jobs,
+)
 
 Job = dict[str, Any]
 
@@ -14,8 +25,14 @@ RATES = (0.3, 0.1, 0.03, 0.01)
 KERNELS = (5e-4, 5e-3, 2e-2)
 
 
-def tune() -> Iterator[Job]:
+def _no_lines(line: int | None) -> None:
+    if line is not None:
+        raise UsageError(f"--line: tuning has no lines. Received: {line}")
+
+
+def tune(line: int | None = None) -> Iterator[Job]:
     """The arm "none": λ of kernels at depth 14, and η at every depth."""
+    _no_lines(line)
     for kernels in KERNELS:
         for rate in RATES[:3]:
             yield from jobs(Cell(14, 150, rate, kernels, 0.0), TUNING_SEEDS, (NONE,))
@@ -53,10 +70,83 @@ PLAN: tuple[tuple[Cell, range], ...] = (
 )
 
 
-def test() -> Iterator[Job]:
-    """All 16 arms of every cell."""
-    for place, seeds in PLAN:
+def test(line: int | None = None) -> Iterator[Job]:
+    """All 16 arms of every cell; or of one line of the plan, counted from 1."""
+    for place, seeds in PLAN if line is None else PLAN[line - 1 : line]:
         yield from jobs(place, seeds)
 
 
-STAGES = {"tune": tune, "test": test}
+# The amendment: docs/experiments/preregistration.md has its questions.
+
+INTERIOR_DOSE = 30.0
+INTERIOR_RATES = (0.1, 0.2, 0.3, 0.5)
+PACES = (3, 10, 30, 100)
+INTERIOR_TUNING_SEEDS = range(1003, 1007)
+
+
+def tune_interior(line: int | None = None) -> Iterator[Job]:
+    """Learning rates of two arms, and a pace of interior γ that does what their decay does."""
+    _no_lines(line)
+    kinds = [
+        (Cell(14, 150, rate, KERNEL_DECAY, INTERIOR_DOSE), arm, "")
+        for rate in INTERIOR_RATES
+        for arm in (ALL, ALL_BUT_INTERIOR)
+    ]
+    here = cell(14, INTERIOR_DOSE)
+    kinds += [(here, ALL, "paced:1")]
+    kinds += [(here, ALL_BUT_INTERIOR, f"paced:{pace}") for pace in PACES]
+    yield from blocks(tuple(kinds), INTERIOR_TUNING_SEEDS)
+
+
+# By arm, on validation: what `tune_interior` found.
+RETUNED = {ALL: 0.1, ALL_BUT_INTERIOR: 0.5}
+
+LAST_ALONE, SHORTCUT_ALONE, ALL_BUT_LAST_AND_INTERIOR = "1000", "0100", "0101"
+FOUR = (NONE, GUIDELINES, ALL, ALL_BUT_INTERIOR)
+HIGH = cell(56, 10.0, ONE_STEP_ABOVE)
+
+
+def _of(place: Cell, arms: tuple[str, ...], variant: str = "") -> tuple[Run, ...]:
+    """Arms of a cell; "none" has no dose, so that cells of one depth and rate share its runs."""
+    return tuple(
+        (dataclasses.replace(place, dose=0.0) if arm == NONE else place, arm, variant)
+        for arm in arms
+    )
+
+
+_DECOUPLED = _of(PRIMARY, FOUR[1:]) + _of(PRIMARY, (GUIDELINES, ALL), "decoupled")
+_ZERO = _of(PRIMARY, (ALL_BUT_LAST_AND_INTERIOR,)) + _of(
+    PRIMARY, (ALL_BUT_LAST_AND_INTERIOR, ALL_BUT_INTERIOR), "zero"
+)
+_INTERIOR = _of(cell(14, INTERIOR_DOSE), (ALL, ALL_BUT_INTERIOR)) + tuple(
+    (Cell(14, 150, rate, KERNEL_DECAY, INTERIOR_DOSE), arm, "") for arm, rate in RETUNED.items()
+)
+# In the order of the amendment in docs/experiments/preregistration.md.
+AMENDMENT: tuple[tuple[tuple[Run, ...], range], ...] = (
+    (_of(HIGH, (*FOUR, LAST_ALONE, SHORTCUT_ALONE)), range(100, 106)),
+    (_of(cell(14, 10.0), FOUR), range(100, 124)),
+    (_DECOUPLED, range(100, 124)),
+    (_of(cell(32, 10.0), FOUR), range(100, 108)),
+    (_ZERO, range(100, 124)),
+    (_INTERIOR, range(100, 116)),
+    (_of(cell(56, 10.0), FOUR), range(100, 106)),
+    (_of(cell(14, 10.0), FOUR), range(124, 140)),
+    (_DECOUPLED, range(124, 140)),
+    (_of(cell(32, 3.0), FOUR[1:]), range(100, 108)),
+    (_of(cell(56, 3.0), FOUR[1:]), range(100, 106)),
+    (_ZERO, range(124, 140)),
+)
+
+
+def amendment(line: int | None = None) -> Iterator[Job]:
+    """A few arms each, with seeds that no earlier run had; all lines, or one, counted from 1."""
+    for runs, seeds in AMENDMENT if line is None else AMENDMENT[line - 1 : line]:
+        yield from blocks(runs, seeds)
+
+
+STAGES = {
+    "tune": tune,
+    "test": test,
+    "tune_interior": tune_interior,
+    "amendment": amendment,
+}

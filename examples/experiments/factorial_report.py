@@ -24,7 +24,13 @@ from examples.core.cli import UsageError, run_main
 from examples.experiments import factorial_findings as findings
 from examples.experiments import factorial_pictures, factorial_sections
 from examples.experiments import factorial_plan as plan
-from examples.experiments.factorial_cells import ALL, GUIDELINES, NONE, ROLES
+from examples.experiments.factorial_cells import (
+    ALL,
+    ALL_BUT_INTERIOR,
+    GUIDELINES,
+    NONE,
+    ROLES,
+)
 from examples.experiments.factorial_statistics import Verdict
 from examples.experiments.reports import markdown_table, tell
 from examples.experiments.significance import estimate
@@ -166,9 +172,9 @@ def _explored(designs: findings.Designs) -> str:
     lines = [
         [
             findings.name_of(place),
-            tell(estimate(design.difference(findings.ALL_BUT_INTERIOR, NONE))),
-            tell(estimate(design.difference(findings.ALL_BUT_INTERIOR, ALL))),
-            tell(estimate(design.difference(findings.ALL_BUT_INTERIOR, GUIDELINES))),
+            tell(estimate(design.difference(ALL_BUT_INTERIOR, NONE))),
+            tell(estimate(design.difference(ALL_BUT_INTERIOR, ALL))),
+            tell(estimate(design.difference(ALL_BUT_INTERIOR, GUIDELINES))),
         ]
         for place, design in designs.items()
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_gamma.decay import plan_files
+from keras_gamma.decay import doses, plan_files
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.units import check_strength
 from keras_gamma.report.base import Report
@@ -187,8 +187,23 @@ class DecayPlan(Report[DecayEntry]):
 
     # Reading --------------------------------------------------------------------------------
 
-    def summary(self) -> str:
-        """The counts, the strength, and the guidelines."""
+    def summary(self, learning_rate: doses.Rates | None = None, steps: int | None = None) -> str:
+        """The counts, the strength, and the guidelines.
+
+        With a learning rate, also what decay alone would leave of the γ of each role at the end of
+        a run (`units.dose`).
+
+        Args:
+            learning_rate: float, schedule, or the learning rates of all steps.
+            steps: integer: updates of the run. Not for a list of learning rates.
+
+        Returns:
+            A string.
+
+        Raises:
+            ValueError: for a learning rate where the plan knows no `weight_decay`, and as
+                `units.dose`.
+        """
         decayed = sum(e.decayed for e in self)
         counts = f"{len(self)} trainable variables: {decayed} decayed, {len(self) - decayed} not."
         if self.weight_decay is None:
@@ -198,7 +213,17 @@ class DecayPlan(Report[DecayEntry]):
                 f" weight_decay = {self.weight_decay:g} "
                 "(w ← w − learning_rate · weight_decay · w, before each step)."
             )
-        return f"{counts} Guidelines: {self.guidelines}"
+        told = f"{counts} Guidelines: {self.guidelines}"
+        if learning_rate is None:
+            return told
+        if isinstance(self.weight_decay, str):
+            raise ValueError(
+                "This plan knows no weight_decay, so what decay leaves cannot be told. Call "
+                "summary of what exclude_from_weight_decay(optimizer, model) returns."
+            )
+        gammas = [entry for entry in self if entry.role]
+        strengths = [(str(entry.role), self.weight_decay * entry.factor) for entry in gammas]
+        return f"{told}\n{doses.tell(strengths, learning_rate, steps) or 'No γ decays.'}"
 
 
 def read_entry(number: int, content: Any) -> DecayEntry:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_gamma._enums import StrEnum
-from keras_gamma.decay import plan_diff, plan_files
+from keras_gamma.decay import doses, plan_diff, plan_files
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.units import check_strength
 from keras_gamma.report.base import Report
@@ -161,18 +161,63 @@ class GammaPlan(Report[PlanEntry]):
         """How many entries have each decision: a dict with every `Decision`."""
         return self._counts(Decision, "decision")
 
-    def summary(self) -> str:
-        """The counts, the strength in both units, and the guidelines."""
+    def summary(
+        self,
+        learning_rate: doses.Rates | None = None,
+        steps: int | None = None,
+        momentum: float | None = None,
+    ) -> str:
+        """The counts, the strength in both units, and the guidelines.
+
+        With a learning rate, also what decay alone would leave of the γ of each role at the end of
+        a run with `keras.optimizers.SGD`, whose momentum L2 passes through (`units.dose`). Under
+        Adam and its kin no such number is known: L2 is divided by √v there.
+
+        Args:
+            learning_rate: float, schedule, or the learning rates of all steps.
+            steps: integer: updates of the run. Not for a list of learning rates.
+            momentum: float in [0, 1): of SGD. To be given with `learning_rate`.
+
+        Returns:
+            A string.
+
+        Raises:
+            ValueError: for a learning rate without a momentum, or the other way about, and as
+                `units.dose`.
+
+        Example:
+
+        >>> import keras, keras_gamma
+        >>> x = keras.Input((4,))
+        >>> model = keras.Model(x, keras.layers.LayerNormalization(name="ln")(x))
+        >>> plan = keras_gamma.apply_guidelines(model, weight_decay=1e-4, guidelines="all")
+        >>> schedule = keras.optimizers.schedules.CosineDecay(0.1, 60_000)
+        >>> plan.summary(schedule, 60_000, momentum=0.9).splitlines()[-1]
+        'Over 60,000 steps decay alone would leave 5% of trunk γ (dose 3).'
+        """
+        if (learning_rate is None) != (momentum is None):
+            raise ValueError(
+                "L2 passes through the momentum of SGD, so `learning_rate` and `momentum` (0 if "
+                "there is none) are given together. Received: "
+                f"learning_rate={learning_rate!r}, momentum={momentum!r}"
+            )
         if not len(self):
             return "No normalization layer in this model: there is no γ, and nothing was done."
         counts = self.counts()
         total = counts[Decision.APPLY] + counts[Decision.WITHHOLD]
         roles = ", ".join(f"{r} {n}" for r in Role if (n := sum(e.role is r for e in self)))
-        return (
+        told = (
             f"{total} γ: apply {counts[Decision.APPLY]}, withhold {counts[Decision.WITHHOLD]} "
             f"({roles or 'none'}). l2 = {self.l2:.4g} (penalty l2·Σγ²; "
             f"weight_decay = {2 * self.l2:.4g} in torch's units). Guidelines: {self.guidelines}"
         )
+        if learning_rate is None or momentum is None:
+            return told
+        # A frozen γ is withheld, whatever its role: only what decays is told of.
+        applied = [entry for entry in self if entry.role and entry.decision is Decision.APPLY]
+        strengths = [(str(entry.role), 2 * entry.strength) for entry in applied]
+        dose = doses.tell(strengths, learning_rate, steps, momentum)
+        return f"{told}\n{dose or 'No γ decays.'}"
 
     def diff(self, stored: GammaPlan) -> list[str]:
         """What differs from a stored plan: for a golden file under version control.
