@@ -233,6 +233,7 @@ def compile_model(
             settings.optimizer,
             settings.decay,
             settings.weight_decay,
+            keras_gamma.Guidelines.parse(settings.guidelines),
             schedule,
             settings.epochs * steps,
             settings.momentum,

@@ -55,9 +55,9 @@ def main(argv: Sequence[str]) -> None:
     until = time.monotonic() + 60 * FLAGS.minutes if FLAGS.minutes else np.inf
     split = "validation" if FLAGS.stage.startswith("tune") else "test"
     with locked(path.with_suffix(".lock"), wait=False):
-        done = {key_of(row) for row in monitor_log.read_lines(path)}
+        done = {cells.key_of(row) for row in monitor_log.read_lines(path)}
         planned = factorial_plan.STAGES[FLAGS.stage](FLAGS.line)
-        left = [job for job in planned if key_of(job) not in done]
+        left = [job for job in planned if cells.key_of(job) not in done]
         print(f"{len(done)} runs are done, {len(left)} are left", flush=True)
         last: int | None = None
         with path.open("a", encoding="utf-8") as file:
@@ -72,16 +72,11 @@ def main(argv: Sequence[str]) -> None:
                     print(f"[{number}/{len(left)}] {row}", flush=True)
 
 
-def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells one job from another."""
-    names = [field.name for field in dataclasses.fields(cells.Cell)]
-    return (*(row[name] for name in (*names, "seed", "arm")), row.get("variant", ""))
-
-
 @functools.lru_cache(2)
 def engine_of(depth: int, width: int, kind: str = "plain") -> factorial_engine.Engine:
     """Builds and traces a network once."""
     network = build_model(f"resnet{depth}_v1", input_shape=(8, 8, 1), num_classes=10, width=width)
+    network = factorial_engine.without_standardization(network)
     return factorial_engine.Engine(
         network, cells.MOMENTUM, decoupled=kind == "decoupled", paced=kind == "paced"
     )

@@ -113,3 +113,9 @@ def blocks(runs: tuple[Run, ...], seeds: range) -> Iterator[dict[str, Any]]:
     for seed in seeds:
         for cell, arm, variant in runs:
             yield dataclasses.asdict(cell) | {"seed": seed, "arm": arm, "variant": variant}
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells one job from another."""
+    names = [field.name for field in dataclasses.fields(Cell)]
+    return (*(row[name] for name in (*names, "seed", "arm")), row.get("variant", ""))

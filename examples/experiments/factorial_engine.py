@@ -56,6 +56,11 @@ class FusedBatchNormalization(layers.BatchNormalization):  # type: ignore[misc] 
         return found.y
 
 
+def without_standardization(model: keras.Model) -> keras.Model:
+    """The same network for images of -1..1: what comes after its layer "standardize"."""
+    return keras.Model(model.get_layer("standardize").output, model.outputs[0])
+
+
 def accelerate(model: keras.Model) -> keras.Model:
     """Returns a copy of a functional model whose batch normalizations are fused."""
 

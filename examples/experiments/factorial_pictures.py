@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from examples.experiments.factorial_map import Panel
 from examples.experiments.factorial_statistics import MARGIN, Design
 from examples.experiments.pictures import save, subplots
 from examples.experiments.significance import estimate
@@ -64,31 +65,34 @@ def _intervals(axes: Any, designs: Mapping[str, Design], series: Series) -> None
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5)
 
 
-def maps(values: Mapping[str, Mapping[tuple[int, float], float]], base: str, path: Path) -> None:
-    """Draws accuracy by depth and dose, a panel for each preset.
+def maps(panels: Mapping[str, Panel], base: str, path: Path) -> None:
+    """Draws accuracy, and how many runs train, by depth and dose, a panel for each preset.
 
     Args:
-        values: by preset, accuracy in percent by depth and dose.
+        panels: by preset, as `factorial_map.values` gives them.
         base: the preset that the others are compared with; colours are differences from it.
         path: the PNG file to write.
     """
-    depths = sorted({depth for depth, _ in values[base]})
-    doses = sorted({dose for _, dose in values[base]})
-    figure, panels = subplots(1, len(values), (4.3 * len(values), 4.2))
+    names = list(dict.fromkeys(name for found in panels.values() for name, _ in found))
+    doses = sorted({dose for found in panels.values() for _, dose in found})
+    figure, all_axes = subplots(1, len(panels), (3.6 * len(panels), 1.2 + 0.85 * len(names)))
     image = None
-    for axes, (name, found) in zip(panels, values.items(), strict=True):
-        table = np.full((len(depths), len(doses)), np.nan)
-        for (depth, dose), value in found.items():
-            y, x = depths.index(depth), doses.index(dose)
-            gain = table[y, x] = value - values[base][depth, dose]
-            text = f"{value:.1f} %" + ("" if name == base else f"\n{gain:+.1f}")
-            colour = "white" if abs(gain) > 3 else "black"
-            axes.text(x, y, text, ha="center", va="center", fontsize=9, color=colour)
+    for axes, (title, found) in zip(all_axes, panels.items(), strict=True):
+        table = np.full((len(names), len(doses)), np.nan)
+        for (name, dose), place in found.items():
+            y, x = names.index(name), doses.index(dose)
+            table[y, x] = place.gain
+            text = f"{place.accuracy:.1f} %" + ("" if title == base else f"\n{place.gain:+.1f}")
+            if place.trained < 1:
+                text += f"\n{place.trained:.0%} train"
+            colour = "white" if abs(place.gain) > 3 else "black"
+            axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
         image = axes.imshow(table, cmap="RdBu", vmin=-4, vmax=4, origin="lower", aspect="auto")
         axes.set_xticks(range(len(doses)), [f"{dose:g}" for dose in doses])
-        axes.set_yticks(range(len(depths)), [str(depth) for depth in depths])
-        axes.set(title=name, xlabel="dose D of the γ that are decayed")
-    panels[0].set_ylabel("depth")
+        axes.set_yticks(range(len(names)), names if axes is all_axes[0] else [""] * len(names))
+        axes.set_xlabel("dose D of the γ that are decayed")
+        axes.set_title(title, fontsize=10)
+    all_axes[0].set_ylabel("depth, learning rate")
     label = f"points above “{base}”; no colour: not run"
-    figure.colorbar(image, ax=panels, label=label, shrink=0.9)
+    figure.colorbar(image, ax=all_axes, label=label, shrink=0.9)
     save(figure, path)

@@ -2,16 +2,16 @@
 
     python examples/experiments/factorial_report.py
 
-reads docs/experiments/rows/test.jsonl.gz, writes the part of docs/evidence.md between the two
-marks, and the figures beside it. `--rows=runs/factorial/test.jsonl` takes the rows of a run of your
-own, and `--pack` puts them into the repository first. What is judged, and how, is
-docs/experiments/preregistration.md.
+reads test.jsonl.gz and amendment.jsonl.gz in docs/experiments/rows, writes the part of
+docs/evidence.md between the two marks, and the figures beside it. Rows of your own are taken with
+`--rows=runs/factorial/test.jsonl` (and those of amendment.jsonl beside it), and `--pack` puts them
+into the repository first. What is judged, and how, is docs/experiments/preregistration.md.
 """
 
 import gzip
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from absl import flags
 
 from examples.core.cli import UsageError, run_main
+from examples.experiments import (
+    factorial_amendment_report,
+    factorial_map,
+    factorial_pictures,
+    factorial_plan,
+    factorial_sections,
+)
 from examples.experiments import factorial_findings as findings
-from examples.experiments import factorial_pictures, factorial_sections
-from examples.experiments import factorial_plan as plan
 from examples.experiments.factorial_cells import (
     ALL,
     ALL_BUT_INTERIOR,
     GUIDELINES,
     NONE,
     ROLES,
+    key_of,
 )
 from examples.experiments.factorial_statistics import Verdict
 from examples.experiments.reports import markdown_table, tell
@@ -39,6 +45,7 @@ FLAGS = flags.FLAGS
 ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "docs" / "evidence.md"
 ROWS = ROOT / "docs" / "experiments" / "rows" / "test.jsonl.gz"
+AMENDED = ROWS.with_name("amendment.jsonl.gz")
 PICTURES = ROOT / "docs" / "pictures"
 BEGIN, END = "<!-- factorial: begin -->", "<!-- factorial: end -->"
 
@@ -54,33 +61,25 @@ def main(argv: Sequence[str]) -> None:
     if not path.is_file():
         raise UsageError(f"--rows: there is no {path}; factorial.py makes it")
     rows = read(path)
+    amended = path.with_name(path.name.replace("test", "amendment"))
+    more = read(amended) if amended.is_file() else []
     if FLAGS.pack:
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        ROWS.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+        pack(rows, factorial_plan.test(), ROWS)
+        pack(more, factorial_plan.amendment(), AMENDED)
     before, rest = EVIDENCE.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
-    EVIDENCE.write_text(f"{before}{BEGIN}\n{tables(rows)}\n{END}{after}", encoding="utf-8")
-    draw(findings.by_cell(rows))
-    print(f"{len(rows)} rows; wrote {EVIDENCE} and two figures in {PICTURES}")
+    EVIDENCE.write_text(f"{before}{BEGIN}\n{tables(rows, more)}\n{END}{after}", encoding="utf-8")
+    draw(rows, [*rows, *more])
+    print(f"{len(rows)} and {len(more)} rows; wrote {EVIDENCE} and two figures in {PICTURES}")
 
 
-def draw(designs: findings.Designs) -> None:
-    """Draws the two figures."""
+def draw(first: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
+    """Draws the two figures: effects from the first rows, the map from all."""
+    designs = findings.by_cell(first)
     named = {findings.name_of(cell): design for cell, design in designs.items()}
     contrasts = factorial_sections.presets(list(map(str, ROLES)))
     factorial_pictures.effects(named, contrasts, PICTURES / "factorial_effects.png")
-    tuned = {
-        (cell.depth, cell.dose): design
-        for cell, design in designs.items()
-        if cell.rate == plan.RATE_OF[cell.depth]
-    }
-    values = {
-        name: {place: float(design.arm(arm).mean()) for place, design in tuned.items()}
-        for name, arm in findings.PRESETS.items()
-    }
-    best = {place: findings.best_arm(design)[1] for place, design in tuned.items()}
-    values["best of 16 (chosen by the same seeds)"] = best
-    factorial_pictures.maps(values, "none", PICTURES / "factorial_map.png")
+    factorial_pictures.maps(factorial_map.values(rows), "none", PICTURES / "factorial_map.png")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -94,15 +93,29 @@ def read(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """The tables, as Markdown."""
+def pack(rows: Sequence[dict[str, Any]], jobs: Iterator[dict[str, Any]], path: Path) -> None:
+    """Writes rows, compressed, in the order of the plan."""
+    places = {key_of(job): number for number, job in enumerate(jobs)}
+    ordered = sorted(rows, key=lambda row: places[key_of(row)])
+    text = "".join(json.dumps(row) + "\n" for row in ordered)
+    path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+
+
+def tables(rows: Sequence[dict[str, Any]], more: Sequence[dict[str, Any]]) -> str:
+    """The tables, as Markdown.
+
+    Args:
+        rows: of the first plan.
+        more: of the amendment.
+    """
     designs = findings.by_cell(rows)
     families = findings.judge(rows)
     presets = {name: family for name, family in families.items() if name.startswith("A, ")}
     parts = [_cells(designs), _effects(designs)]
     parts += [_families("A, presets, in every cell", presets)] if presets else []
     parts += [_families(name, {"": f}) for name, f in families.items() if name not in presets]
-    return "\n\n".join([*parts, _turn(rows), _failures(designs), _explored(designs)])
+    amended = factorial_amendment_report.tables(more, _families)
+    return "\n\n".join([*parts, _turn(rows), _failures(designs), _explored(designs), amended])
 
 
 def _cells(designs: findings.Designs) -> str:
@@ -140,7 +153,7 @@ def _families(name: str, families: dict[str, list[Verdict]]) -> str:
     """One table; p-values are corrected within each family."""
     lines = [
         [
-            cell.removeprefix("A, presets: "),
+            cell.partition(": ")[2],
             verdict.hypothesis.text,
             tell(verdict.hypothesis.seen) if len(verdict.hypothesis.values) else "–",
             f"{verdict.p:.2g}",

@@ -201,9 +201,11 @@ class DecayPlan(Report[DecayEntry]):
             A string.
 
         Raises:
-            ValueError: for a learning rate where the plan knows no `weight_decay`, and as
-                `units.dose`.
+            ValueError: for a learning rate where the plan knows no `weight_decay`, for steps
+                without a learning rate, and as `units.dose`.
         """
+        if steps is not None and learning_rate is None:
+            raise ValueError(f"`steps` needs a `learning_rate`. Received: steps={steps!r}")
         decayed = sum(e.decayed for e in self)
         counts = f"{len(self)} trainable variables: {decayed} decayed, {len(self) - decayed} not."
         if self.weight_decay is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from keras_gamma.decay import units
+from keras_gamma.roles.classification import Role
 
 Rates = float | Iterable[float] | Callable[[int], Any]
 
@@ -42,7 +43,8 @@ def tell(
     unit = units.dose(1.0, learning_rate, steps, momentum=momentum)
     count = len(learning_rate) if isinstance(learning_rate, list) else steps
     roles: dict[float, list[str]] = collections.defaultdict(list)
-    for role, strength in dict.fromkeys(strengths):
+    order = list(map(str, Role))
+    for role, strength in sorted(set(strengths), key=lambda pair: order.index(pair[0])):
         if strength:
             roles[strength].append(role)
     return " ".join(

@@ -195,11 +195,11 @@ class GammaPlan(Report[PlanEntry]):
         >>> plan.summary(schedule, 60_000, momentum=0.9).splitlines()[-1]
         'Over 60,000 steps decay alone would leave 5% of trunk γ (dose 3).'
         """
-        if (learning_rate is None) != (momentum is None):
+        if (learning_rate is None) != (momentum is None) or (steps and learning_rate is None):
             raise ValueError(
                 "L2 passes through the momentum of SGD, so `learning_rate` and `momentum` (0 if "
-                "there is none) are given together. Received: "
-                f"learning_rate={learning_rate!r}, momentum={momentum!r}"
+                "there is none) are given together, and `steps` with them. Received: "
+                f"learning_rate={learning_rate!r}, steps={steps!r}, momentum={momentum!r}"
             )
         if not len(self):
             return "No normalization layer in this model: there is no γ, and nothing was done."
@@ -213,9 +213,7 @@ class GammaPlan(Report[PlanEntry]):
         )
         if learning_rate is None or momentum is None:
             return told
-        # A frozen γ is withheld, whatever its role: only what decays is told of.
-        applied = [entry for entry in self if entry.role and entry.decision is Decision.APPLY]
-        strengths = [(str(entry.role), 2 * entry.strength) for entry in applied]
+        strengths = [(str(entry.role), 2 * entry.strength) for entry in self if entry.role]
         dose = doses.tell(strengths, learning_rate, steps, momentum)
         return f"{told}\n{dose or 'No γ decays.'}"
 

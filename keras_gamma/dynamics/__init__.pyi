@@ -9,3 +9,4 @@ from .scale_invariance import ScaleInvariant as ScaleInvariant
 from .scale_invariance import ScaleInvariantReport as ScaleInvariantReport
 from .scale_invariance import find_scale_invariant as find_scale_invariant
 from .scale_invariance import project_scale_invariant as project_scale_invariant
+from .starving import Starved as Starved

@@ -13,6 +13,7 @@ from keras_gamma.dynamics.instability import Detector, Event
 from keras_gamma.dynamics.measuring import KernelMeter, LossMeter, by_role, measure_gammas
 from keras_gamma.dynamics.scale_invariance import ScaleInvariant, find_scale_invariant
 from keras_gamma.dynamics.setting import Setting, setting_of, steps_per_call, steps_taken
+from keras_gamma.dynamics.starving import Starved, Watch
 from keras_gamma.network.inputs import trace
 from keras_gamma.roles.finding import GammaRole, find_roles
 
@@ -34,7 +35,9 @@ class GammaMonitor(keras.callbacks.Callback):  # type: ignore[misc, unused-ignor
     counted.
 
     It warns once, with layer and step, if it sees the periodic instability of normalization with
-    weight decay (arXiv:2106.15739).
+    weight decay (arXiv:2106.15739), and once if branches starve: if what they add beside their
+    skips falls below what cost accuracy in small ResNets (docs/evidence.md). For the latter it
+    needs a `probe`.
 
     Args:
         every: integer, steps from one measurement to the next. An instability shows in several
@@ -54,6 +57,7 @@ class GammaMonitor(keras.callbacks.Callback):  # type: ignore[misc, unused-ignor
             since the last measurement, penalties included), `gammas`, `roles`, `kernels`,
             `branches`.
         events: list of `Event`: the instabilities seen.
+        starved: `Starved`, where and when branches were first seen to starve, or `None`.
 
     Raises:
         ValueError: if `every` is no integer ≥ 1, or the picture's suffix is unknown.
@@ -108,6 +112,7 @@ class GammaMonitor(keras.callbacks.Callback):  # type: ignore[misc, unused-ignor
         self.header: dict[str, Any] | None = None
         self.history: list[dict[str, Any]] = []
         self.events: list[Event] = []
+        self.starved: Starved | None = None
         self._sinks: list[monitor_log.JsonLines | monitor_log.TensorBoard] = []
         if jsonl is not None:
             self._sinks.append(monitor_log.JsonLines(jsonl))
@@ -123,11 +128,11 @@ class GammaMonitor(keras.callbacks.Callback):  # type: ignore[misc, unused-ignor
         self._kernel_meter = KernelMeter(kernels, self._setting)
         self._branch_meter = None if self.probe is None else BranchMeter(network, self.probe)
         self._loss_meter = LossMeter()
-        self._detector = Detector()
+        self._detector, self._watch = Detector(), Watch()
         self._before: tuple[float | None, list[Any]] | None = None
         self._batches = 0
         self._step = steps_taken(model.optimizer)
-        self.history, self.events = [], []
+        self.history, self.events, self.starved = [], [], None
         self.header = _describe(self.every, self._gammas, kernels, self._setting)
         for sink in self._sinks:
             if isinstance(sink, monitor_log.JsonLines):
@@ -165,6 +170,11 @@ class GammaMonitor(keras.callbacks.Callback):  # type: ignore[misc, unused-ignor
             if not self.events:
                 warnings.warn(f"GammaMonitor: {event}", stacklevel=2)
             self.events.append(event)
+        ratios = {label: numbers["ratio"] for label, numbers in row["branches"].items()}
+        starved = self._watch.update(step, ratios)
+        if starved is not None:
+            warnings.warn(f"GammaMonitor: {starved}", stacklevel=2)
+            self.starved = starved
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         for sink in self._sinks:

@@ -9,6 +9,7 @@ import keras_gamma
 from keras_gamma.dynamics import monitor_log
 from keras_gamma.dynamics.instability import Detector
 from keras_gamma.dynamics.monitor import GammaMonitor
+from keras_gamma.dynamics.starving import LIMIT, Watch
 
 SIZE = 48
 
@@ -433,3 +434,56 @@ def test_all_three_signs_are_needed(norms, losses):
     rows = zip(losses, norms, strict=True)
     found = [detector.update(i, loss, {"w": float(n)}) for i, (loss, n) in enumerate(rows)]
     assert found == [None] * len(norms)
+
+
+# Starving branches ---------------------------------------------------------------------------
+
+
+def starving_run(l2, start=1.0):
+    """A branch whose γ alone decays, at a learning rate of 0.1: γ halves in a few steps."""
+    model = residual_net()
+    last = model.get_layer("last_bn")
+    last.gamma.assign(keras.ops.full(last.gamma.shape, start))
+    last.gamma.regularizer = keras.regularizers.L2(l2)
+    compiled(model, keras.optimizers.SGD(0.1))
+    monitor = GammaMonitor(every=2, probe=data()[0][:16])
+    model.fit(*data(), batch_size=8, epochs=4, callbacks=[monitor], verbose=0)
+    return monitor
+
+
+def test_starving_branches_are_seen_and_said_once():
+    with pytest.warns(UserWarning, match="Branches starve") as warned:
+        monitor = starving_run(1.5)
+    said = [str(w.message) for w in warned if "starve" in str(w.message)]
+    assert len(said) == 1
+    totals = {row["step"]: row["branches"]["join"]["ratio"] for row in monitor.history}
+    below = [step for step, total in totals.items() if total < LIMIT]
+    assert monitor.starved.step == below[1] and monitor.starved.weakest == "join"
+    assert f"step {below[1]}" in said[0] and len(below) > 2
+    assert monitor.starved.total == pytest.approx(totals[below[1]])
+
+
+def test_fed_branches_and_those_that_begin_at_zero_are_not_starving():
+    assert starving_run(0.0).starved is None
+    assert starving_run(1.5, start=0.0).starved is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([[1.0, 1.0], [0.1, 0.1], [0.1, 0.1]], (2, 0.2)),
+        ([[1.0, 1.0], [0.1, 0.1], [1.0, 1.0], [0.1, 0.1]], None),  # not in a row
+        ([[0.0, 1.0], [0.1, 0.1], [0.1, 0.1]], None),  # never were fed
+        ([[1.0, 4.0], [0.01, 1.0], [0.0, 9.0]], (2, 0.0)),  # one is dead
+        ([[1.0, 1.0], [0.1, float("nan")], [0.1, float("inf")]], None),
+        ([[], [], []], None),
+    ],
+)
+def test_the_watch(rows, expected):
+    watch = Watch(limit=0.5)
+    found = [
+        watch.update(step, {f"join{n}": ratio for n, ratio in enumerate(ratios)})
+        for step, ratios in enumerate(rows)
+    ]
+    seen = [(one.step, pytest.approx(one.total)) for one in found if one]
+    assert seen == ([] if expected is None else [expected])

@@ -1,5 +1,6 @@
 """The factorial experiment: its engine is `model.fit`, and its statistics are right."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from scipy import stats
 import keras_gamma
 from examples.core.decay import decay_kernels, tell_dose
 from examples.experiments import (
+    factorial_amendment,
     factorial_cells,
     factorial_engine,
+    factorial_map,
     factorial_plan,
     factorial_report,
     factorial_sections,
@@ -31,7 +34,12 @@ ARABIC = {f"| {n}" for n in "1234567"}
 @pytest.fixture(scope="module")
 def network():
     keras.utils.set_random_seed(1)
-    return build_model("resnet8_v1", input_shape=(8, 8, 1), num_classes=10, width=4)
+    return plain_network()
+
+
+def plain_network():
+    network = build_model("resnet8_v1", input_shape=(8, 8, 1), num_classes=10, width=4)
+    return factorial_engine.without_standardization(network)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +108,14 @@ def test_decoupled_decay_is_that_of_the_optimizer(network):
         np.testing.assert_allclose(mine, theirs, atol=2e-5)
 
 
+def test_the_network_takes_the_images_as_they_are_scaled(engine):
+    """Those of the experiment are in -1..1; scaled twice, they would hardly differ."""
+    images, _ = factorial_cells.held_out("validation")
+    assert images.min() == -1.0 and images.max() == 1.0
+    kinds = [type(layer).__name__ for layer in engine.model.layers]
+    assert kinds[:2] == ["InputLayer", "Conv2D"] and "Rescaling" not in kinds
+
+
 def test_some_gammas_can_start_at_zero(engine):
     start = engine.initial_weights(0)
     zeroed = engine.zeroed(start, "residual_last")
@@ -131,7 +147,7 @@ def test_arms_differ_and_a_run_can_be_had_again(engine):
 def test_ratios_are_those_of_the_library(engine):
     images = np.random.default_rng(3).normal(size=(16, 8, 8, 1)).astype("float32")
     engine.model.set_weights(engine.initial_weights(2))
-    plain = build_model("resnet8_v1", input_shape=(8, 8, 1), num_classes=10, width=4)
+    plain = plain_network()
     plain.set_weights(engine.model.get_weights())
     theirs = [found.ratio for found in keras_gamma.dynamics.branch_ratios(plain, images)]
     np.testing.assert_allclose(engine.branch_ratios(images), theirs, rtol=1e-3)
@@ -259,11 +275,7 @@ def test_the_report_tells_what_the_numbers_were_made_of(tmp_path):
 def test_the_plan_is_what_was_written_down():
     text = (ROOT / "docs" / "experiments" / "preregistration.md").read_text(encoding="utf-8")
     text, amendment = text.split("## Amendment")
-    rows = [
-        line.split(" | ")
-        for line in text.splitlines()
-        if line[:3] in ARABIC | {"| 8", "| 9"}
-    ]
+    rows = [line.split(" | ") for line in text.splitlines() if line[:3] in ARABIC | {"| 8", "| 9"}]
     assert len(rows) == len(factorial_plan.PLAN)
     for row, (cell, seeds) in zip(rows, factorial_plan.PLAN, strict=True):
         first, last = map(int, row[4].split("–"))
@@ -300,33 +312,42 @@ def test_seeds_share_data_and_nothing_of_the_test():
 
 
 def test_the_binaries_tell_the_dose():
-    told = tell_dose("sgd", "coupled", 5e-3, lambda step: 0.05, 300, 0.9)
-    assert told == "Dose 0.75: decay alone would leave 47.24% of a decayed γ."
-    told = tell_dose("adamw", "decoupled", 0.05, lambda step: 1e-3, 1000, 0.9)
-    assert told.startswith("Dose 0.05: ")
-    assert "cost accuracy" in tell_dose("sgd", "coupled", 0.1, lambda step: 0.05, 300, 0.9)
-    assert "none can be told" in tell_dose("adam", "coupled", 5e-3, lambda step: 0.05, 300, 0.9)
+    paper, every = keras_gamma.Guidelines(), keras_gamma.Guidelines.all()
+    told = tell_dose("sgd", "coupled", 5e-3, paper, lambda step: 0.05, 300, 0.9)
+    assert told == (
+        "Over 300 steps decay alone would leave 47% of residual_last and interior γ (dose 0.75)."
+    )
+    told = tell_dose("adamw", "decoupled", 0.05, paper, lambda step: 1e-3, 1000, 0.9)
+    assert "(dose 0.05)" in told
+    assert "cost" in tell_dose("sgd", "coupled", 0.1, paper, lambda step: 0.05, 300, 0.9)
+    # Seen with decay of residual_last beside skips without decay, and above the dose.
+    assert "cost" not in tell_dose("sgd", "coupled", 0.1, every, lambda step: 0.05, 300, 0.9)
+    assert "cost" not in tell_dose("sgd", "coupled", 0.06, paper, lambda step: 0.05, 300, 0.9)
+    told = tell_dose("adam", "coupled", 5e-3, paper, lambda step: 0.05, 300, 0.9)
+    assert "none can be told" in told
+    none = keras_gamma.Guidelines.none()
+    told = tell_dose("adam", "coupled", 5e-3, none, lambda step: 0.05, 300, 0.9)
+    assert told == "Dose: no γ decays."
 
 
 def test_the_numbers_of_the_docs_come_from_the_rows():
     """`python examples/experiments/factorial_report.py` mends it."""
-    rows = factorial_report.read(factorial_report.ROWS)
+    rows, more = map(factorial_report.read, (factorial_report.ROWS, factorial_report.AMENDED))
     text = factorial_report.EVIDENCE.read_text(encoding="utf-8")
     shown = text.split(factorial_report.BEGIN)[1].split(factorial_report.END)[0]
-    assert shown.strip() == factorial_report.tables(rows)
+    assert shown.strip() == factorial_report.tables(rows, more)
 
 
 def test_rows_are_those_of_the_plan_and_runs_can_be_had_again():
-    rows = factorial_report.read(factorial_report.ROWS)
-    planned = [tuple(job.values()) for job in factorial_plan.test()]
-    names = list(next(factorial_plan.test()))
-    done = [tuple(row[name] for name in names) for row in rows]
-    # In the order of the plan, as far as the time went.
-    left = iter(planned)
-    assert all(one in left for one in done)
+    rows, more = map(factorial_report.read, (factorial_report.ROWS, factorial_report.AMENDED))
+    for found, stage in ((rows, factorial_plan.test), (more, factorial_plan.amendment)):
+        # In the order of the plan, as far as the time went.
+        left = map(factorial_cells.key_of, stage())
+        assert all(factorial_cells.key_of(row) in left for row in found)
+    assert not {row["seed"] for row in rows} & {row["seed"] for row in more}
     # "none" does not depend on the dose, so that cells of one depth have its runs twice.
     seen = {}
-    for row in rows:
+    for row in (*rows, *more):
         if row["arm"] == factorial_cells.NONE:
             place = (row["depth"], row["rate"], row["seed"])
             assert seen.setdefault(place, row["accuracy"]) == row["accuracy"]
@@ -349,3 +370,96 @@ def test_the_ablation_crosses_roles(tmp_path):
     assert (tmp_path / "effects.png").exists()
     wrong = subprocess.run([*command, *flags, "--roles=stem"], capture_output=True, text=True)
     assert wrong.returncode == 2 and "'stem' is no role" in wrong.stderr
+
+
+# The amendment ---------------------------------------------------------------------------------
+
+
+def made_row(cell, arm, seed, accuracy, variant="", ratio=1.0):
+    dose = 0.0 if arm == factorial_cells.NONE else cell.dose
+    row = {"depth": cell.depth, "rate": cell.rate, "dose": dose, "arm": arm, "variant": variant}
+    return row | {"seed": seed, "accuracy": accuracy, "ratio": ratio}
+
+
+def texts(family):
+    return [verdict.text for verdict in family]
+
+
+def means(family):
+    return [verdict.hypothesis.seen.mean for verdict in family]
+
+
+def test_the_amendment_judges_what_the_numbers_were_made_of():
+    """Effects written by hand, with noise of 0.05 points by seed and run."""
+    random = np.random.default_rng(3)
+    primary, strong = factorial_plan.PRIMARY, factorial_plan.cell(14, 30.0)
+    fast, slow = (dataclasses.replace(strong, rate=rate) for rate in (0.5, 0.1))
+    made = [
+        (primary, "0000", "", 90.0),
+        (primary, "1010", "", 91.0),
+        (primary, "1111", "", 92.0),
+        (primary, "1101", "", 93.0),
+        (primary, "1010", "decoupled", 91.1),
+        (primary, "1111", "decoupled", 91.9),
+        (primary, "0101", "", 91.5),
+        (primary, "0101", "zero", 92.5),
+        (primary, "1101", "zero", 92.9),
+        (strong, "1111", "", 89.0),
+        (strong, "1101", "", 92.0),
+        (slow, "1111", "", 91.0),
+        (fast, "1101", "", 92.5),
+    ]
+    rows = [
+        made_row(cell, arm, seed, value + seed + random.normal(0, 0.05), variant)
+        for seed in range(100, 110)
+        for cell, arm, variant, value in made
+    ]
+    found = {name[0]: family for name, family in factorial_amendment.judge(rows).items()}
+    assert set(found) == {"R", "K", "Z", "I"}
+    assert texts(found["R"]) == ["holds"] * 3
+    assert means(found["R"]) == pytest.approx([2, 1, 3], abs=0.1)
+    assert texts(found["K"]) == ["equivalent to nothing within 0.3"]
+    # Decay +1.5; a start at 0 +1.0; both together +1.4, which is half of 0.4 − 1.5.
+    assert means(found["Z"]) == pytest.approx([1.5, 1.0, -0.55], abs=0.1)
+    assert texts(found["Z"]) == ["holds"] * 3
+    assert means(found["I"]) == pytest.approx([-3, 1.5, -1.5], abs=0.1)
+    assert texts(found["I"]) == ["holds", "holds", "below 0"]
+
+
+def test_starving_is_judged_on_both_sides_of_the_limit():
+    random = np.random.default_rng(5)
+    cell = factorial_plan.cell(14, 10.0)  # 6 joins
+    rows = []
+    for seed in range(100, 112):
+        values = {
+            "0000": (90.0, 1.0),
+            "1010": (88.0, 0.1),
+            "1000": (91.0, 0.1),
+            "1101": (88.5, 0.5),
+        }
+        for arm, (value, ratio) in values.items():
+            rows.append(made_row(cell, arm, seed, value + random.normal(0, 0.1), ratio=ratio))
+    found = {one.arm: one for one in factorial_amendment.feeding(rows)}
+    assert found["1010"].total == pytest.approx(0.6) and found["1010"].text == "holds"
+    assert found["1000"].starved and found["1000"].text == "refuted"
+    assert found["1101"].total == pytest.approx(3.0) and found["1101"].text == "refuted"
+    assert found["1101"].seen.mean == pytest.approx(-1.5, abs=0.1)
+    assert factorial_amendment.overall(list(found.values())) == "refuted"
+    assert factorial_amendment.overall([found["1010"]]) == "cannot be told"
+    fed = dataclasses.replace(found["1010"], total=2.0)
+    assert factorial_amendment.overall([found["1010"], fed]) == "holds"
+    assert [factorial_amendment.joins(depth) for depth in (8, 14, 56)] == [3, 6, 27]
+
+
+def test_the_map_compares_with_none_of_the_same_seeds():
+    cell, other = factorial_plan.cell(14, 10.0), factorial_plan.cell(14, 3.0)
+    rows = [made_row(cell, "0000", seed, 90.0 + seed) for seed in range(3)]
+    rows += [made_row(cell, "1111", seed, 91.0 + 2 * seed) for seed in range(2)]
+    rows += [made_row(other, "1111", 2, 50.0)]
+    panels = factorial_map.values(rows)
+    name = "14, η 0.3"
+    assert set(panels["all"]) == {(name, 10.0), (name, 3.0)} == set(panels["none"])
+    place = panels["all"][name, 10.0]
+    assert (place.accuracy, place.gain, place.trained, place.seeds) == (92.0, 1.5, 1.0, 2)
+    assert panels["all"][name, 3.0].trained == 0.0
+    assert not panels["guidelines"] and not panels[factorial_map.BEST]
