@@ -82,6 +82,7 @@ def test_a_run_is_that_of_fit(network, engine, arm):
         np.testing.assert_allclose(mine, theirs, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_decoupled_decay_is_that_of_the_optimizer(network):
     """`keras.optimizers.SGD(weight_decay=λ)` with all but γ and kernels excluded."""
     random = np.random.default_rng(0)
