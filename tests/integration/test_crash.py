@@ -95,13 +95,12 @@ def test_a_run_in_an_object_store(tmp_path, monkeypatch):
     run = [{"flags": [*flags, "--data_dir=s3://bucket/data", "--output_dir=s3://bucket/run"]}]
     drive(run, kill=["batch", STEPS + 3], expect=-signal.SIGKILL)
     drive(run, kill=["term", 6], expect=143)
-    printed = drive(run)
+    monitored = {"flags": [*run[0]["flags"], "--monitor_every=1"]}
+    printed = drive([*run, *run, monitored])
     assert "Resuming after epoch 2 of 4, step 2 of 6" in printed
-    killed = store / "bucket" / "run"
-    check_end(killed, tmp_path / "whole", others={".lock"})
-    assert "had finished already, in s3://bucket/run" in drive(run)
-    [monitored] = [{"flags": [*run[0]["flags"], "--monitor_every=1"]}]
-    assert "which an object store cannot have" in drive([monitored])
+    assert "had finished already, in s3://bucket/run" in printed
+    assert "which an object store cannot have" in printed
+    check_end(store / "bucket" / "run", tmp_path / "whole", others={".lock"})
 
 
 def check_files(killed):
