@@ -8,12 +8,14 @@ Private names used here, and why there is no public way:
 * `Operation.symbolic_call`, `Layer.symbolic_call`, `keras.src.layers.layer.Node`: the three
   places through which Keras infers shapes and records nodes on symbolic calls. Replaced so that a
   composite layer is opened instead of being run, and no node is recorded on the user's layers.
+  (Before Keras 3.9 a layer has no such method of its own, and its module no `Node`.)
 * `Layer._maybe_build`: a layer that builds itself calls its parts on symbolic tensors of its own;
   those calls are Keras'.
 * `Layer.__call__` (public) is replaced to leave out what it does around a simple layer's `call`,
   `KerasTensor.__jax_array__` is hidden, which refuses `array * symbol` on JAX,
   `Layer.add_loss` (public) because Keras takes no symbolic loss, and the operators of
   `keras.Variable` (public) because `variable * x` goes straight to the backend.
+* `keras.src.backend.core.while_loop`, `vectorized_map`: in older versions symbols reach them.
 """
 
 import contextlib
@@ -23,9 +25,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import keras
+from keras.src import backend as _backend
 from keras.src.layers import layer as _layer_module
 from keras.src.ops.operation import Operation
 
+from keras_gamma._keras import older
+
+# Whether layers record their calls themselves, and do not leave that to `Operation`.
+_LAYERS_RECORD = "symbolic_call" in vars(keras.Layer)
 _OPERATORS = tuple(
     f"__{side}{name}__"
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
@@ -112,9 +119,30 @@ def _put_back(owner: Any, name: str, value: object) -> None:
 def _symbolic_call(original: Callable[..., Any]) -> Callable[..., Any]:
     def symbolic_call(self: Any, *args: Any, **kwargs: Any) -> Any:
         handler = _active()
-        return original(self, *args, **kwargs) if handler is None else handler(self, args, kwargs)
+        if handler is None:
+            return original(self, *args, **kwargs)
+        return handler(*older.with_all_operands(self, args, kwargs))
 
     return symbolic_call
+
+
+def _loop(operation: Callable[..., tuple[Any, Any]]) -> Callable[..., Any]:
+    """Sends a loop over symbols, that Keras has handed to the backend, to the handler."""
+
+    def patch(original: Callable[..., Any]) -> Callable[..., Any]:
+        def loop(*args: Any, **kwargs: Any) -> Any:
+            handler = _active()
+            if handler is None or not _holds_symbols((args, kwargs)):
+                return original(*args, **kwargs)
+            return handler(*operation(*args, **kwargs), {})
+
+        return loop
+
+    return patch
+
+
+def _holds_symbols(structure: Any) -> bool:
+    return any(isinstance(v, keras.KerasTensor) for v in keras.tree.flatten(structure))
 
 
 def _layer_call(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -188,8 +216,10 @@ _PATCHES: tuple[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any
     (keras.KerasTensor, "__jax_array__", _hidden),
     (keras.Layer, "add_loss", _add_loss),
     (Operation, "symbolic_call", _symbolic_call),
-    (keras.Layer, "symbolic_call", _symbolic_call),
+    *([(keras.Layer, "symbolic_call", _symbolic_call)] if _LAYERS_RECORD else []),
     (keras.Layer, "_maybe_build", _maybe_build),
     (keras.Layer, "__call__", _layer_call),
-    (_layer_module, "Node", _node),
+    *([(_layer_module, "Node", _node)] if _LAYERS_RECORD else []),
+    (_backend.core, "while_loop", _loop(older.while_loop)),
+    (_backend.core, "vectorized_map", _loop(older.vectorized_map)),
 )

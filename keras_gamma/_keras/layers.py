@@ -12,6 +12,8 @@ Private names used here, and why there is no public way:
 
 import keras
 
+from keras_gamma._keras import older
+
 
 def flatten_layers(layer: keras.Layer) -> list[keras.Layer]:
     """All layers below `layer`, itself first, each once."""
@@ -41,7 +43,8 @@ def is_layer_of_keras(layer: keras.Layer) -> bool:
 
 def is_operation_class_of_keras(operation: keras.Operation) -> bool:
     """Whether the class of `operation` is one of Keras' own `keras.ops`."""
-    return type(operation).__module__.startswith(("keras.src.ops.", "keras.src.activations."))
+    of_keras = type(operation).__module__.startswith(("keras.src.ops.", "keras.src.activations."))
+    return of_keras or older.is_of_this_room(operation)
 
 
 def name_of_input(tensor: keras.KerasTensor) -> str:

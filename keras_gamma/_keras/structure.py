@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,11 @@ import keras
 from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.utils import naming
+
+# From Keras 3.15 on a list within a list is looked into; before, what it holds is found elsewhere.
+_LOOKS_INTO_NESTED = (
+    "visited_containers" in inspect.signature(saving_lib._save_container_state).parameters
+)
 
 
 def own_variables(layer: keras.Layer) -> list[tuple[keras.Variable, bool]]:
@@ -31,36 +37,56 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
 
 def saveables(root: Any) -> Iterator[tuple[str, Any]]:
     """Pairs `(place in an archive, object)` for all that `root.save` would write, each once."""
-    yield from _saveables(root, "", set())
+    yield from _Walk(_LOOKS_INTO_NESTED).saveables(root, "")
 
 
-def _saveables(saveable: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    if id(saveable) in seen:
-        return
-    seen.add(id(saveable))
-    yield place, saveable
-    for name, child in saving_lib._walk_saveable(saveable):
-        inner = f"{place}/{name}" if place else name
-        if isinstance(child, KerasSaveable):
-            yield from _saveables(child, inner, seen)
-        elif isinstance(child, (list, dict, tuple)):
-            yield from _in_container(child, inner, seen, set())
+def places(root: Any) -> dict[str, Any]:
+    """Place in an archive -> object, for archives that any version of Keras has written.
+
+    Versions differ in where they come upon an object first. A place leads to one object in all.
+    """
+    found = dict(_Walk(not _LOOKS_INTO_NESTED).saveables(root, ""))
+    return {**found, **dict(saveables(root))}
 
 
-def _in_container(
-    container: Any, place: str, seen: set[int], containers: set[int]
-) -> Iterator[tuple[str, Any]]:
-    if id(container) in containers:
-        return
-    containers.add(id(container))
-    used: dict[str, int] = {}
-    for item in list(container.values()) if isinstance(container, dict) else container:
-        if isinstance(item, KerasSaveable):
-            name = _unique(naming.to_snake_case(type(item).__name__), used)
-            yield from _saveables(item, f"{place}/{name}", seen)
-        elif isinstance(item, (list, dict, tuple)):
-            name = _unique("container", used)
-            yield from _in_container(item, f"{place}/{name}", seen, containers)
+class _Walk:
+    """One walk through all that an archive holds.
+
+    Args:
+        nested: bool, whether lists within lists are looked into.
+    """
+
+    def __init__(self, nested: bool) -> None:
+        self._nested = nested
+        self._seen: set[int] = set()
+
+    def saveables(self, saveable: Any, place: str) -> Iterator[tuple[str, Any]]:
+        """Pairs of place and object, for what was not seen yet."""
+        if id(saveable) in self._seen:
+            return
+        self._seen.add(id(saveable))
+        yield place, saveable
+        for name, child in saving_lib._walk_saveable(saveable):
+            inner = f"{place}/{name}" if place else name
+            if isinstance(child, KerasSaveable):
+                yield from self.saveables(child, inner)
+            elif isinstance(child, (list, dict, tuple)):
+                yield from self._in_container(child, inner, set())
+
+    def _in_container(
+        self, container: Any, place: str, containers: set[int]
+    ) -> Iterator[tuple[str, Any]]:
+        if id(container) in containers:
+            return
+        containers.add(id(container))
+        used: dict[str, int] = {}
+        for item in list(container.values()) if isinstance(container, dict) else container:
+            if isinstance(item, KerasSaveable):
+                name = _unique(naming.to_snake_case(type(item).__name__), used)
+                yield from self.saveables(item, f"{place}/{name}")
+            elif self._nested and isinstance(item, (list, dict, tuple)):
+                name = _unique("container", used)
+                yield from self._in_container(item, f"{place}/{name}", containers)
 
 
 def _unique(name: str, used: dict[str, int]) -> str:

@@ -53,7 +53,7 @@ def restore(model: keras.Model, records: Mapping[str, str], optimizers: bool = T
     Raises:
         ValueError: if a record is malformed, or does not fit what is at its place.
     """
-    at = dict(structure.saveables(model))
+    at = structure.places(model)
     on_layers: list[tuple[GammaPlan, PlanEntry, Slot]] = []
     on_optimizers: list[tuple[Any, DecayPlan, list[keras.Variable]]] = []
     for place, text in records.items():

@@ -40,7 +40,8 @@ def run(writer: Writer, operation: Any, args: tuple[Any, ...], kwargs: dict[str,
             return slice_wise(writer, function, tensors, axis=0)
         case "Scan":
             xs = given.get("xs")
-            rounds = operation.length or symbols_in(xs)[0].shape[0]
+            length = given.get("length", getattr(operation, "length", None))  # before Keras 3.12
+            rounds = length or symbols_in(xs)[0].shape[0]
             return _scan(writer, given["f"], given["init"], xs, int(rounds))
         case "AssociativeScan":
             return given["f"](given["elems"], given["elems"])

@@ -30,14 +30,14 @@ _IDENTITIES = _names(
 _LINEAR = _names(
     "Sum Mean Average Cumsum Nansum Nanmean Nancumsum Negative Conj Conjugate Imag BroadcastTo "
     "Tile Repeat Roll Flip Fliplr Flipud Rot90 Pad Diag Diagflat Diagonal Trace Tril Triu Diff "
-    "Trapezoid Take TakeAlongAxis GetItem Slice SliceUpdate Scatter ScatterUpdate Split "
-    "ArraySplit Hsplit Vsplit Dsplit Unstack Concatenate Append Stack Hstack Vstack Dstack Where "
-    "Select FFT FFT2 IFFT2 RFFT IRFFT STFT ISTFT ExtractSequences ViewAsComplex ViewAsReal "
-    "SegmentSum SegmentReduction Conv ConvTranspose DepthwiseConv SeparableConv AveragePool "
-    "MaxPool AdaptiveAveragePool AdaptiveMaxPool DepthToSpace SpaceToDepth Fold Unfold Resize "
-    "AffineTransform CropImages ExtractPatches GaussianBlur PadImages PerspectiveTransform "
-    "RGBToGrayscale MapCoordinates ElasticTransform ScaleAndTranslate SobelEdges Meshgrid "
-    "Deg2rad Rad2deg"
+    "Trapezoid Take TakeAlongAxis GetItem Slice SliceUpdate Scatter ScatterUpdate Split ArraySplit "
+    "Hsplit Vsplit Dsplit Unstack Concatenate Append Stack Hstack Vstack Dstack Where Select FFT "
+    "FFT2 IFFT2 RFFT IRFFT STFT ISTFT ExtractSequences ViewAsComplex ViewAsReal SegmentSum "
+    "SegmentReduction Conv ConvTranspose DepthwiseConv SeparableConv AveragePool MaxPool "
+    "AdaptiveAveragePool AdaptiveMaxPool DepthToSpace SpaceToDepth Fold Unfold Resize "
+    "AffineTransform CropImages ExtractPatches ExtractPatches3D GaussianBlur PadImages "
+    "PerspectiveTransform RGBToGrayscale MapCoordinates ElasticTransform ScaleAndTranslate "
+    "SobelEdges Meshgrid Deg2rad Rad2deg"
 )
 # Linear where one operand is data, a product where two are.
 _PRODUCTS = _names(
@@ -65,14 +65,14 @@ _NONLINEAR = _names(
 )
 # Their values do not follow the scale of what they are computed from.
 _SCALELESS = _names(
-    "Nanargmax Nanargmin Bartlett Blackman Hamming Hanning Kaiser "
-    "All AllClose Any Arange Argmax Argmin Argpartition Argsort Bincount BitwiseAnd "
-    "BitwiseInvert BitwiseLeftShift BitwiseNot BitwiseOr BitwiseRightShift BitwiseXor "
-    "CountNonzero Digitize EmptyLike Equal FloorDivide Full FullLike Gcd Geomspace Greater "
-    "GreaterEqual Heaviside Histogram InTopK IsIn Isclose Isfinite Isinf Isnan Isneginf Isposinf "
-    "Isreal Lcm LeftShift Less LessEqual Linspace LogicalAnd LogicalNot LogicalOr LogicalXor "
-    "Logspace MatrixRank MultiHot Ndim Nonzero NotEqual OneHot OnesLike RightShift SearchSorted "
-    "Sign Signbit Size Unique UnravelIndex ZerosLike CTCDecode"
+    "Nanargmax Nanargmin Bartlett Blackman Hamming Hanning Kaiser All AllClose Any Arange Argmax "
+    "Argmin Argpartition Argsort Bincount BitwiseAnd BitwiseInvert BitwiseLeftShift BitwiseNot "
+    "BitwiseOr BitwiseRightShift BitwiseXor CountNonzero Digitize Empty EmptyLike Equal Eye "
+    "FloorDivide Full FullLike Gcd Geomspace Greater GreaterEqual Heaviside Histogram Identity "
+    "InTopK IsIn Isclose Isfinite Isinf Isnan Isneginf Isposinf Isreal Lcm LeftShift Less "
+    "LessEqual Linspace LogicalAnd LogicalNot LogicalOr LogicalXor Logspace MatrixRank MultiHot "
+    "Ndim Nonzero NotEqual OneHot Ones OnesLike RightShift SearchSorted Sign Signbit Size Tri "
+    "Unique UnravelIndex Zeros ZerosLike CTCDecode"
 )
 # Operations that run a function of the user's: what happens inside is not seen.
 _UNSEEN = _names("AssociativeScan Cond ForiLoop JVP Map Scan Switch VectorizedMap WhileLoop")

@@ -35,7 +35,8 @@ BRANCHES = {
     "attention": lambda x: (lambda n: layers.Attention()([n, n]))(norm(x)),
     "grouped_query": lambda x: (lambda n: layers.GroupQueryAttention(4, 4, 2)(n, n))(norm(x)),
     "map": lambda x: ops.map(lambda t: ops.relu(t), norm(x)),
-    "vectorized_map": lambda x: ops.vectorized_map(lambda t: ops.relu(t), norm(x)),
+    # In a layer: Keras 3.10 takes no symbolic tensors outside of one.
+    "vectorized_map": lambda x: layers.Lambda(lambda y: ops.vectorized_map(ops.relu, y))(norm(x)),
     "lambda": lambda x: layers.Lambda(ops.relu)(norm(x)),
     "einsum": lambda x: layers.EinsumDense("btc,cd->btd", (None, 8), activation="relu")(norm(x)),
     "activation": lambda x: layers.Activation("gelu")(layers.Dense(8)(norm(x))),

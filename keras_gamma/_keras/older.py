@@ -1,0 +1,58 @@
+"""What older versions of Keras do otherwise, brought into the form of newer ones.
+
+* `keras.src.ops.nn.RMSNorm`: before Keras 3.11 it holds its scale, which is no operand then.
+* `keras.src.ops.core.Map`, `WhileLoop`: what `keras.ops.vectorized_map` and `while_loop` are as
+  operations; older versions hand their arguments to the backend at once.
+"""
+
+from typing import Any
+
+import keras
+from keras.src.ops import core as _core
+from keras.src.ops import nn as _nn
+
+_OF_KERAS = getattr(_nn, "RMSNorm", None)
+
+
+class RMSNorm(keras.Operation):  # type: ignore[misc]
+    """Normalization by the root mean square, with its scale as an operand."""
+
+    def __init__(self, axis: Any = -1, epsilon: float | None = None) -> None:
+        super().__init__()
+        self.axis = axis
+        self.epsilon = epsilon
+
+    def compute_output_spec(self, x: Any, scale: Any = None) -> keras.KerasTensor:
+        """Shape and dtype of the output."""
+        return keras.KerasTensor(x.shape, dtype=x.dtype)
+
+    def call(self, x: Any, scale: Any = None) -> Any:
+        """Computes it."""
+        scale = 1 if scale is None else scale
+        return keras.ops.rms_normalization(x, scale=scale, axis=self.axis, epsilon=self.epsilon)
+
+
+def with_all_operands(
+    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """A call, all operands of which are among its arguments."""
+    if type(operation) is not _OF_KERAS or not hasattr(operation, "scale"):
+        return operation, args, kwargs
+    return RMSNorm(operation.axis, operation.epsilon), args, {**kwargs, "scale": operation.scale}
+
+
+def while_loop(
+    cond: Any, body: Any, loop_vars: Any, maximum_iterations: int | None = None
+) -> tuple[Any, tuple[Any, ...]]:
+    """A loop as an operation, and its operands."""
+    return _core.WhileLoop(cond, body, maximum_iterations), (loop_vars,)
+
+
+def vectorized_map(function: Any, elements: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A map as an operation, and its operands."""
+    return _core.Map(), (function, elements)
+
+
+def is_of_this_room(operation: Any) -> bool:
+    """Whether an operation stands in for one of Keras'."""
+    return type(operation) is RMSNorm
