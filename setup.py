@@ -11,7 +11,7 @@ VERSION = re.search(
 ).group(1)
 
 # The library runs on any one of these; none is required, as in Keras itself.
-TENSORFLOW = ["tensorflow>=2.21"]
+TENSORFLOW = ["tensorflow>=2.18"]
 JAX = ["jax"]
 TORCH = ["torch"]
 PLOT = ["matplotlib"]
@@ -78,8 +78,8 @@ setuptools.setup(
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["keras_gamma", "keras_gamma.*"]),
     package_data={"": ["py.typed", "*.pyi", "*.css", "*.js"]},
-    python_requires=">=3.11",
-    install_requires=["absl-py", "keras>=3.15", "lazy_loader", "numpy", "rich"],
+    python_requires=">=3.10",
+    install_requires=["absl-py", "keras>=3.8", "lazy_loader", "numpy", "rich"],
     extras_require={
         "tensorflow": TENSORFLOW,
         "jax": JAX,
@@ -101,7 +101,7 @@ setuptools.setup(
         "Operating System :: OS Independent",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3 :: Only",
-        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)),
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],

@@ -8,7 +8,7 @@ Private names used here, and why there is no public way:
 * `Operation.symbolic_call`, `Layer.symbolic_call`, `keras.src.layers.layer.Node`: the three
   places through which Keras infers shapes and records nodes on symbolic calls. Replaced so that a
   composite layer is opened instead of being run, and no node is recorded on the user's layers.
-  (Before Keras 3.9 a layer has no such method of its own, and its module no `Node`.)
+  (Before Keras 3.10 a layer has no such method of its own, and its module no `Node`.)
 * `Layer._maybe_build`: a layer that builds itself calls its parts on symbolic tensors of its own;
   those calls are Keras'.
 * `Layer.__call__` (public) is replaced to leave out what it does around a simple layer's `call`,

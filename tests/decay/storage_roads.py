@@ -41,6 +41,14 @@ class OwnNorm(layers.Layer):
 
 keras_gamma.register_normalization(OwnNorm, kind="rms", scale="gain")
 
+if hasattr(layers, "RMSNormalization"):
+    RMSNormalization = layers.RMSNormalization
+else:  # Before Keras 3.9; what matters here is that it takes no regularizer either.
+
+    @keras.saving.register_keras_serializable(package="storage_roads")
+    class RMSNormalization(OwnNorm):
+        """Stands in for Keras' own."""
+
 
 def residual(x, norm, name):
     y = layers.Dense(4, activation="relu", name=f"{name}_fc")(norm(x))
@@ -51,7 +59,7 @@ def base(name="base"):
     """Three residual blocks, with a norm of Keras that takes a regularizer, and two that do not."""
     x = keras.Input((4,))
     y = residual(x, layers.LayerNormalization(name="built_in"), "one")
-    y = residual(y, layers.RMSNormalization(name="rms"), "two")
+    y = residual(y, RMSNormalization(name="rms"), "two")
     y = residual(y, OwnNorm(name="third_party"), "three")
     return keras.Model(x, y, name=name)
 

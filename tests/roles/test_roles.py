@@ -172,7 +172,7 @@ def test_names_do_not_matter(case):
             name = f"{lie}_{next(number)}"
             if isinstance(layer, keras.Layer):
                 return type(layer).from_config({**layer.get_config(), "name": name})
-            # Not every operation of Keras 3.10 takes a name.
+            # Before Keras 3.11 not every operation takes a name.
             operation = type(layer).from_config(layer.get_config())
             operation.name = name
             return operation
@@ -313,7 +313,7 @@ def test_the_footprint_would_notice():
 
 
 def begin_anew():
-    """Sets the seeds. (In Keras 3.10 `set_random_seed` leaves the global generator as it is.)"""
+    """Sets the seeds. (Before Keras 3.13 `set_random_seed` leaves the global generator alone.)"""
     global_state.set_global_attribute("global_seed_generator", None)
     keras.utils.set_random_seed(11)
 
