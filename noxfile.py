@@ -21,9 +21,9 @@ nox.options.sessions = ["package", "jax", "torch"]
 nox.options.error_on_missing_interpreters = False
 
 # Beside keras_gamma and a backend.
-TOOLS = ["hypothesis", "matplotlib", "pytest", "pytest-xdist"]
+TOOLS = ["hypothesis", "pytest", "pytest-xdist"]
 NOTEBOOK = ["ipykernel", "nbclient", "scikit-learn"]
-ROOMS = ["_keras", "network", "report", "roles", "decay", "checks", "dynamics", "plot"]
+ROOMS = ["_keras", "network", "roles", "decay", "checks", "dynamics"]
 TORCH = os.environ.get("TORCH", "torch")  # e.g. torch==2.13.0
 
 
