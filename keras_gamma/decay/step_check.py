@@ -61,14 +61,14 @@ def check(model: keras.Model, records: Iterable[Record]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Which optimizers a model had, and which of them were built, when it was looked at."""
+    """Which optimizers a model had, and of which it was known what they update."""
 
     optimizers: tuple[tuple[weakref.ref[Any], bool], ...]
 
     @classmethod
     def of(cls, model: keras.Model) -> State:
         found = _keras.optimizers_of(model)
-        return cls(tuple((weakref.ref(one), bool(one.built)) for one in found))
+        return cls(tuple((weakref.ref(one), _is_sole(one, model) or one.built) for one in found))
 
     def holds(self, model: keras.Model) -> bool:
         """Whether it is still so."""
@@ -82,10 +82,9 @@ def _acted_on(
     found = []
     trained = list(model.trainable_variables)
     for outer in _keras.optimizers_of(model):
-        # What is not built yet has no variables but those of the model that is compiled with it.
-        sole = outer is getattr(model, "optimizer", None) and not holds_several(outer)
         for part in parts(outer):
-            acting = _keras.variables_of(part) if part.built else trained if sole else []
+            unbuilt = trained if _is_sole(outer, model) else []
+            acting = _keras.variables_of(part) if part.built else unbuilt
             own, decided = {id(v) for v in acting}, {id(v) for v in _decided(part)}
             twice, lost = (
                 [v for v in group if v.trainable and id(v) in own and shrinkage.acts_on(part, v)]
@@ -95,6 +94,11 @@ def _acted_on(
             lost = [] if known else [v for v in lost if id(v) not in decided]
             found.append((part, [v.path for v in twice], [v.path for v in lost]))
     return found
+
+
+def _is_sole(optimizer: Any, model: keras.Model) -> bool:
+    """Whether it will update all variables of `model`: what it does is known before it is built."""
+    return optimizer is getattr(model, "optimizer", None) and not holds_several(optimizer)
 
 
 def _decided(optimizer: Any) -> Sequence[keras.Variable]:
