@@ -61,11 +61,18 @@ def models_around(layers: Iterable[keras.Layer]) -> list[keras.Model]:
     Layers do not know by what they are held, so that all models that there are have to be asked.
     """
     wanted = {id(layer) for layer in layers}
-    # Of the type: an object may answer for `__class__` by itself, and do something.
-    models = [each for each in gc.get_objects() if issubclass(type(each), keras.Model)]
+    kinds: set[type] = set()
+    todo = [keras.Model]
+    while todo:
+        kind = todo.pop()
+        if kind not in kinds:
+            kinds.add(kind)
+            todo += kind.__subclasses__()
+    # Every object refers to its class. (What refers to one is not asked anything.)
     return [
         model
-        for model in models
+        for model in gc.get_referrers(*kinds)
+        if type(model) in kinds
         if getattr(model, "train_function", None) is not None
         or getattr(model, "test_function", None) is not None
         if any(id(layer) in wanted for layer in flatten_layers(model))
