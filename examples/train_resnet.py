@@ -12,12 +12,10 @@ resumes the run if it was stopped, and shows the result if it has finished.
 
 decays with AdamW instead of L2 in the loss, with the same decisions on γ (seed 0: 98.6 %).
 
-    python examples/train_resnet.py --dataset=cifar10 --model=resnet20_v1 --width=16 --flip \\
-        --epochs=182 --batch_size=128 --learning_rate=0.1 --weight_decay=1e-4 \\
-        --output_dir=runs/cifar10
+    python examples/train_resnet.py --flagfile=examples/recipes/resnet20_cifar10.cfg
 
-is the CIFAR-10 recipe of He et al. (arXiv:1512.03385: 91.25 % with ResNet-20), with a cosine
-schedule; not run here. All flags: --help. Results: metrics.json, log.csv and model.keras in
+is the CIFAR-10 recipe of He et al. (arXiv:1512.03385: 91.25 % with ResNet-20); not run here. Other
+recipes lie beside it. All flags: --help. Results: metrics.json, log.csv and model.keras in
 --output_dir.
 """
 
@@ -37,6 +35,7 @@ from examples.cluster.settings import ClusterSettings
 from examples.core import settings, training
 from examples.core.cli import run_main
 from examples.core.training_settings import RunSettings, TrainingSettings, read_training
+from examples.data.augmentation import AugmentationSettings
 from examples.models.resnet import ResNetSettings, build_model, check_model_name
 from examples.tasks.image_task import ImageSettings, ImageTask
 
@@ -46,6 +45,7 @@ settings.define(RunSettings, output_dir="runs/train_resnet")
 settings.define(ClusterSettings)
 settings.define(TrainingSettings, epochs=EPOCHS, weight_decay=5e-4)
 settings.define(ImageSettings)
+settings.define(AugmentationSettings)
 settings.define(ResNetSettings, width=24)
 flags.adopt_module_key_flags(settings)  # --help lists them
 
@@ -67,14 +67,15 @@ def main(argv: Sequence[str]) -> None:
     """Trains, or resumes, or shows what was trained before."""
     del argv
     parts = train, images, network = read_settings()
+    augmentation = settings.read(AugmentationSettings)
     how = settings.read(RunSettings)
     check_model_name(network.model)
     training.run(
         how,
         train,
         settings.read(ClusterSettings),
-        settings.values_of(*parts),
-        lambda: ImageTask(partial(make_model, network), images, train, how),
+        settings.values_of(*parts, augmentation),
+        lambda: ImageTask(partial(make_model, network), images, train, how, augmentation),
     )
 
 
@@ -88,6 +89,7 @@ def make_model(
         num_classes=num_classes,
         width=network.width,
         batch_norm_momentum=network.batch_norm_momentum,
+        stochastic_depth=network.stochastic_depth,
     )
 
 

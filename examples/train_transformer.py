@@ -1,4 +1,4 @@
-"""Trains a transformer on images or on text, with AdamW's decay on the γ that should have it.
+"""Trains a transformer on images or text, with AdamW's decay on the γ that should have it.
 
     python examples/train_transformer.py
 
@@ -13,10 +13,21 @@ about two minutes, 2.70 bits per byte on files that were held out (seed 0, befor
 files was kept for validation; it depends a little on the version of Python). It prints a sample of
 what it would write.
 
-Blocks are pre-norm by default (--norm_position=post, --norm=rms), of Keras' own layers; --model
-also knows keras-hub's backbones. The same command resumes a run that was stopped, and shows the
-result of one that has finished. All flags: --help. Results: metrics.json, log.csv, model.keras and
-confusion.png or sample.txt in --output_dir.
+    python examples/train_transformer.py --task=classification --output_dir=runs/lines
+
+trains a post-norm encoder, as in BERT, to tell which package of the standard library a line of
+source is from; --dataset=glue/sst2 takes GLUE's SST-2 instead.
+
+    python examples/train_transformer.py --task=translation --output_dir=runs/dates
+
+trains an encoder and a decoder to write dates in words as ISO 8601 does, and translates the test
+set by beam search; --dataset=wmt14_translate/de-en takes WMT's sentences instead.
+
+--norm_position=post, --norm=rms choose other blocks, of Keras' own layers; --model also knows
+keras-hub's backbones. The same command resumes a run that was stopped, and shows the result of one
+that has finished. All flags: --help, also from a file: --flagfile=FILE (examples/recipes). Results:
+metrics.json, log.csv, model.keras and confusion.png, sample.txt or translations.txt in
+--output_dir.
 """
 
 import dataclasses
@@ -36,13 +47,18 @@ from examples.cluster.settings import ClusterSettings
 from examples.core import settings, training
 from examples.core.cli import run_main
 from examples.core.training_settings import RunSettings, TrainingSettings, read_training
+from examples.data.augmentation import AugmentationSettings
 from examples.models import transformer
-from examples.models.transformer import Size, TransformerSettings
+from examples.models.blocks import Size
+from examples.models.transformer import TransformerSettings
+from examples.tasks.classification_task import ClassificationTask
 from examples.tasks.image_task import ImageSettings, ImageTask
+from examples.tasks.sentences import SentenceSettings
 from examples.tasks.text_task import TextSettings, TextTask
+from examples.tasks.translation_task import TranslationTask
 
-_MODELS = {"vision": "vit", "lm": "gpt"}
-_EPOCHS = {"vision": 80, "lm": 4}
+_MODELS = {task: names[0] for task, names in transformer.MODELS.items()}
+_EPOCHS = {"vision": 80, "lm": 4, "classification": 8, "translation": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +66,10 @@ class TaskSettings:
     """What is learnt."""
 
     task: str = settings.setting(
-        "vision", "Classify images, or model the next byte of text.", choices=list(_MODELS)
+        "vision",
+        "Classify images (vision), model the next byte of text (lm), classify or translate "
+        "sentences.",
+        choices=list(_MODELS),
     )
 
 
@@ -65,9 +84,11 @@ settings.define(
     decay="decoupled",
 )
 settings.define(ImageSettings, dataset=None)
+settings.define(AugmentationSettings)
 settings.define(TransformerSettings)
 settings.define(Size)
 settings.define(TextSettings)
+settings.define(SentenceSettings)
 settings.define(TaskSettings)
 flags.adopt_module_key_flags(settings)  # --help lists them
 
@@ -80,16 +101,24 @@ def main(argv: Sequence[str]) -> None:
     train = read_training(epochs=_EPOCHS[what.task], warmup=lambda epochs: epochs / 20)
     network = settings.read(TransformerSettings, model=_MODELS[what.task])
     transformer.check_model_name(network.model, what.task)
-    size = settings.read(Size)  # Refuses sizes that do not go together.
+    post = {"norm_position": "post"} if what.task == "classification" else {}
+    size = settings.read(Size, **post)  # Refuses sizes that do not go together.
     images, texts = settings.read(ImageSettings), settings.read(TextSettings)
-    identity = settings.values_of(train, images, network, size, texts, what)
+    words = settings.read(SentenceSettings)
+    augmentation = settings.read(AugmentationSettings)
+    identity = settings.values_of(train, images, network, size, texts, words, augmentation, what)
 
     def make_task() -> training.Task:
         if what.task == "lm":
             build = partial(make_language_model, network, size)
-            return TextTask(build, texts, train, how, images.dataset, images.eval_batch_size)
+            return TextTask(build, size, texts, train, how, images.dataset, images.eval_batch_size)
+        if what.task == "classification":
+            return ClassificationTask(partial(make_encoder, size), words, images, train, how)
+        if what.task == "translation":
+            return TranslationTask(partial(make_translator, size), size, words, images, train, how)
         shown = dataclasses.replace(images, dataset=images.dataset or "digits")
-        return ImageTask(partial(make_classifier, network, size), shown, train, how)
+        build_images = partial(make_classifier, network, size)
+        return ImageTask(build_images, shown, train, how, augmentation)
 
     training.run(how, train, settings.read(ClusterSettings), identity, make_task)
 
@@ -116,6 +145,22 @@ def make_language_model(
         return transformer.language_model(size, vocabulary=vocabulary, length=length)
     return transformer.keras_hub_language_model(
         network.model, size, vocabulary=vocabulary, length=length
+    )
+
+
+def make_encoder(size: Size, vocabulary: int, length: int, num_classes: int) -> keras.Model:
+    """Builds the classifier of sentences that the settings ask for."""
+    return transformer.text_classifier(
+        size, vocabulary=vocabulary, length=length, num_classes=num_classes
+    )
+
+
+def make_translator(
+    size: Size, vocabulary: int, source_length: int, target_length: int
+) -> keras.Model:
+    """Builds the translator that the settings ask for."""
+    return transformer.translator(
+        size, vocabulary=vocabulary, source_length=source_length, target_length=target_length
     )
 
 

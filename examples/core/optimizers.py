@@ -1,6 +1,6 @@
 """Learning rate schedules and optimizers by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -28,17 +28,37 @@ DECOUPLED: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "lion": keras_gamma.optimizers.LionW,
 }
 _WITH_MOMENTUM = {"sgd", "rmsprop"}
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "step", "constant")
 
 
-def make_schedule(kind: str, *, peak: float, warmup_steps: int, total_steps: int) -> Schedule:
-    """Returns linear warm-up to `peak`, then a cosine to 0, or a constant learning rate.
+def make_schedule(
+    kind: str,
+    *,
+    peak: float,
+    warmup_steps: int,
+    total_steps: int,
+    drops: Sequence[float] = (),
+    factor: float = 0.1,
+) -> Schedule:
+    """Returns linear warm-up to `peak`, then a cosine to 0; steps down; or a constant.
 
-    Keras' own `CosineDecay` is used, so that a saved model loads without these examples. Its
-    warm-up starts at `peak / warmup_steps` instead of 0: a first step of length 0 would be wasted.
+    Keras' own schedules are used, so that a saved model loads without these examples. The warm-up
+    starts at `peak / warmup_steps` instead of 0: a first step of length 0 would be wasted.
+
+    Args:
+        kind: one of `SCHEDULES`.
+        peak: the largest learning rate.
+        warmup_steps: of cosine.
+        total_steps: updates of the whole run.
+        drops: of step: the parts of the run after which the learning rate drops.
+        factor: of step: what it is multiplied by.
     """
     if kind == "constant":
         return peak
+    if kind == "step":
+        boundaries = [max(1, round(part * total_steps)) for part in drops]
+        values = [peak * factor**number for number in range(len(boundaries) + 1)]
+        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
     if warmup_steps == 0:
         return keras.optimizers.schedules.CosineDecay(peak, decay_steps=total_steps)
     return keras.optimizers.schedules.CosineDecay(
@@ -49,6 +69,21 @@ def make_schedule(kind: str, *, peak: float, warmup_steps: int, total_steps: int
     )
 
 
+def parse_drops(words: Sequence[str]) -> list[float]:
+    """Returns the parts of a run after which the learning rate drops.
+
+    Raises:
+        ValueError: they are not ascending numbers between 0 and 1.
+    """
+    try:
+        drops = [float(word) for word in words]
+    except ValueError as error:
+        raise ValueError(f"expected numbers such as 0.5,0.75; got {','.join(words)}") from error
+    if not all(0 < drop < 1 for drop in drops) or sorted(set(drops)) != drops:
+        raise ValueError(f"expected ascending numbers between 0 and 1; got {','.join(words)}")
+    return drops
+
+
 def make_optimizer(
     name: str,
     learning_rate: Schedule,
@@ -56,6 +91,7 @@ def make_optimizer(
     momentum: float,
     nesterov: bool,
     global_clipnorm: float | None = None,
+    gradient_accumulation: int = 1,
     weight_decay: float = 0.0,
     decay: keras_gamma.DecayPlan | None = None,
 ) -> keras.optimizers.Optimizer:
@@ -64,6 +100,8 @@ def make_optimizer(
     With a `decay` plan it decays by itself, with the strength `weight_decay`.
     """
     kwargs: dict[str, Any] = {"learning_rate": learning_rate, "global_clipnorm": global_clipnorm}
+    if gradient_accumulation > 1:
+        kwargs["gradient_accumulation_steps"] = gradient_accumulation
     if name in _WITH_MOMENTUM:
         kwargs["momentum"] = momentum
     if name == "sgd":

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import pkgutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -25,9 +26,13 @@ from examples.cluster.settings import ClusterSettings
 from examples.core.callbacks import SaveProgress, draw_monitor, monitor, tensorboard
 from examples.core.cli import UsageError, deferred
 from examples.core.decay import check_decay, decay_kernels, decide_decay, tell_dose
+from examples.core.evaluating import evaluate
 from examples.core.files import is_remote, local_copy, local_folder, to_path
-from examples.core.optimizers import make_optimizer, make_schedule
+from examples.core.fine_tuning import freeze, initialize
+from examples.core.optimizers import make_optimizer, make_schedule, parse_drops
 from examples.core.run_state import Progress, Run
+from examples.core.selection import Select, check_selection, is_stale, restore_best
+from examples.core.soft_labels import SoftLabels, make_loss
 from examples.core.training_settings import RunSettings, TrainingSettings
 from examples.data.decoding import told_in_a_line
 
@@ -41,9 +46,15 @@ class Task(Protocol):
 
     Attributes:
         train_size: number of training examples.
+        classes: number of classes, or of tokens.
+        selects: the column of the log that decides between epochs, and whether less is better.
+        soft_labels: whether labels come as rows, one number for each class.
     """
 
     train_size: int
+    classes: int
+    selects: tuple[str, bool]
+    soft_labels: bool
 
     def show(self) -> None:
         """Prints what there is to learn from."""
@@ -119,6 +130,11 @@ def run(
             f"--monitor_every={how.monitor_every} writes a file that grows, which an object store "
             "cannot have; leave it out, or choose an --output_dir of this machine"
         )
+    check_execution(how, settings, devices)
+    if how.eval_only:
+        found = evaluate(to_path(settings.init_from or how.output_dir), make_task())
+        print("Test: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        return
     with open_run(
         how.output_dir,
         identity,
@@ -144,11 +160,19 @@ def train(
 ) -> dict[str, Any] | None:
     """Carries out a run, or what is left of it; returns its metrics, if this is the chief."""
     steps = steps_per_epoch(task, settings)
+    with_validation = task.validation_batches() is not None
+    check_selection(with_validation, settings.keep, settings.early_stopping)
+    if settings.label_smoothing or task.soft_labels:
+        task = SoftLabels(task, task.classes)
     make_reproducible(settings)
     dtype = f"mixed_{settings.mixed_precision_dtype}" if settings.mixed_precision else "float32"
     keras.config.set_dtype_policy(dtype)
     with cluster.scope():
         model = task.make_model()
+        if settings.init_from:
+            print(f"From {settings.init_from}: {initialize(model, settings.init_from)}")
+        if settings.freeze != "none":
+            print(f"--freeze={settings.freeze}: {freeze(model, settings.freeze):,} weights train")
         if settings.decay == "coupled":
             decay_kernels(model, settings.weight_decay)
         guidelines = keras_gamma.Guidelines.parse(settings.guidelines)
@@ -157,7 +181,7 @@ def train(
         show_settings(folder)
         task.show()
         jit_compile = jit_mode(settings, cluster)
-        compile_model(model, task, settings, steps, for_optimizer, jit_compile)
+        compile_model(model, task, how, settings, steps, for_optimizer, jit_compile)
         progress = folder.load_checkpoint(model)
     cluster.check(task.validation_batches())
     cluster.check(task.test_batches())
@@ -172,6 +196,11 @@ def train(
     # The test set is looked at once, through the file that others will load.
     with local_copy(folder.model_path) as path:
         saved = keras_gamma.load_model(path)
+    if settings.keep == "best":
+        restore_best(folder, saved)
+        folder.save_model(saved)
+    if how.export:
+        saved.export(str(folder.directory / "export"))
     test = saved.evaluate(task.test_batches(), verbose=0, return_dict=True)
     with local_folder(folder.directory) as directory:
         task.finish(saved, directory)
@@ -212,6 +241,7 @@ def make_reproducible(settings: TrainingSettings) -> None:
 def compile_model(
     model: keras.Model,
     task: Task,
+    how: RunSettings,
     settings: TrainingSettings,
     steps: int,
     decay: keras_gamma.DecayPlan | None,
@@ -222,11 +252,14 @@ def compile_model(
     Comes after everything that regularizes: Keras ignores regularizers added to a traced train
     step.
     """
+    updates = max(1, settings.epochs * steps // settings.gradient_accumulation)
     schedule = make_schedule(
         settings.schedule,
         peak=settings.learning_rate,
-        warmup_steps=round(settings.warmup_epochs * steps),
-        total_steps=settings.epochs * steps,
+        warmup_steps=round(settings.warmup_epochs * steps / settings.gradient_accumulation),
+        total_steps=updates,
+        drops=parse_drops(settings.drop_at),
+        factor=settings.drop_factor,
     )
     print(
         tell_dose(
@@ -235,7 +268,7 @@ def compile_model(
             settings.weight_decay,
             keras_gamma.Guidelines.parse(settings.guidelines),
             schedule,
-            settings.epochs * steps,
+            updates,
             settings.momentum,
         )
     )
@@ -245,14 +278,16 @@ def compile_model(
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         global_clipnorm=settings.global_clipnorm,
+        gradient_accumulation=settings.gradient_accumulation,
         weight_decay=settings.weight_decay,
         decay=decay,
     )
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=task.make_metrics(),
+        loss=make_loss(settings.label_smoothing, soft=isinstance(task, SoftLabels)),
+        weighted_metrics=task.make_metrics(),
         jit_compile=jit_compile,
+        steps_per_execution=how.steps_per_execution,
     )
     model.optimizer.build(model.trainable_variables)  # mixed precision has wrapped it by now
 
@@ -269,7 +304,9 @@ def fit(
     plan: keras_gamma.GammaPlan | keras_gamma.DecayPlan,
 ) -> None:
     """Trains the epochs that are not done yet; stops at once if it would not decay as planned."""
-    if progress.epochs_done == settings.epochs:
+    column, smallest = task.selects
+    stale = is_stale(progress.rows, column, settings.early_stopping, smallest=smallest)
+    if progress.epochs_done == settings.epochs or stale:
         if cluster.is_chief and not is_remote(folder.directory):
             draw_monitor(folder.directory)
         return
@@ -292,6 +329,7 @@ def fit(
                 verbose=verbose,
                 callbacks=[
                     keras_gamma.callbacks.DecayGuard(plan),
+                    *selection(settings, folder, cluster, progress, task),
                     SaveProgress(folder, progress, how.checkpoint_steps, notice),
                     *(
                         monitor(folder.directory, how.monitor_every, partial(probe, task))
@@ -299,8 +337,11 @@ def fit(
                         else ()
                     ),
                     *tensorboard(folder.directory / "tensorboard", how.tensorboard),
+                    *custom(how.callback, folder.settings, cluster.is_chief),
                 ],
             )
+            if getattr(model, "stop_training", False):
+                return
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,9 +376,47 @@ def spans(progress: Progress, epochs: int, steps: int) -> list[Span]:
     return rest + ([Span(done + 1, epochs, steps, 0)] if done + 1 < epochs else [])
 
 
+def selection(
+    settings: TrainingSettings, folder: Run, cluster: Cluster, progress: Progress, task: Task
+) -> list[keras.callbacks.Callback]:
+    """Returns what chooses among epochs, if anything is to."""
+    keeps = settings.keep == "best"
+    if not keeps and not settings.early_stopping:
+        return []
+    where = folder if keeps and cluster.is_chief else None
+    return [Select(where, progress, *task.selects, settings.early_stopping)]
+
+
+def custom(
+    name: str | None, settings: Mapping[str, Any], is_chief: bool
+) -> list[keras.callbacks.Callback]:
+    """Returns the callback that `--callback=package.module:function` makes."""
+    if not name or not is_chief:
+        return []
+    try:
+        make = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"--callback={name} cannot be imported: {error}") from error
+    return [make(dict(settings))]
+
+
+def check_execution(how: RunSettings, settings: TrainingSettings, devices: ClusterSettings) -> None:
+    """Refuses what cannot be done here, before anything is done."""
+    on_torch = keras.backend.backend() == "torch"
+    if how.steps_per_execution > 1 and (on_torch or devices.strategy == "multi_worker"):
+        raise UsageError(
+            f"--steps_per_execution={how.steps_per_execution} works neither on torch nor with "
+            "--strategy=multi_worker"
+        )
+    if how.export and on_torch:
+        raise UsageError("--export writes TensorFlow's format, which Keras cannot from torch")
+    if is_remote(to_path(how.output_dir)) and (how.export or settings.keep == "best"):
+        raise UsageError("--export and --keep=best need an --output_dir of this machine")
+
+
 def probe(task: Task, size: int = 16) -> Any:
     """Returns the inputs of a few held-out examples: what the branches are measured on."""
-    inputs, _ = next(iter(task.validation_batches() or task.test_batches()))
+    inputs, *_ = next(iter(task.validation_batches() or task.test_batches()))
     return keras.tree.map_structure(lambda x: keras.ops.convert_to_numpy(x)[:size], inputs)
 
 

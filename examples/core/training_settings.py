@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 
-from examples.core.optimizers import OPTIMIZERS, SCHEDULES
+from examples.core.cli import UsageError
+from examples.core.fine_tuning import check_freeze
+from examples.core.optimizers import OPTIMIZERS, SCHEDULES, parse_drops
 from examples.core.settings import read, setting
 from keras_gamma import Guidelines
 
@@ -44,6 +46,20 @@ class RunSettings:
     checkpoint_steps: int = setting(
         0, "Steps between checkpoints within an epoch; 0: only at its end, and on SIGTERM.", low=0
     )
+    steps_per_execution: int = setting(
+        1, "Batches that are handed to the device at once: fewer, longer calls.", low=1
+    )
+    eval_only: bool = setting(
+        False, "Only score the model in --output_dir, or that of --init_from, on the test."
+    )
+    export: bool = setting(
+        False, "Write the model in TensorFlow's SavedModel format, too (Model.export)."
+    )
+    callback: str | None = setting(
+        None,
+        "A function package.module:name that is given the settings, and returns a callback of "
+        "Keras' to train with, such as that of any logger.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +74,40 @@ class TrainingSettings:
     warmup_epochs: float = setting(
         None, "Epochs of linear warm-up (cosine only); by default a part of --epochs.", low=0.0
     )
+    drop_at: tuple[str, ...] = setting(
+        ("0.5", "0.75"),
+        "Parts of the run after which the learning rate drops (--schedule=step).",
+        check=parse_drops,
+    )
+    drop_factor: float = setting(0.1, "What it is multiplied by then.", low=0.0, high=1.0)
     momentum: float = setting(0.9, "Of sgd and rmsprop.", low=0.0, high=1.0)
     nesterov: bool = setting(True, "Nesterov's momentum (sgd).")
     global_clipnorm: float | None = setting(
         None, "Clip the norm of the whole gradient to this.", low=0.0
+    )
+    gradient_accumulation: int = setting(
+        1, "Batches whose gradients are averaged for one update.", low=1
+    )
+    label_smoothing: float = setting(
+        0.0, "The part of each label that goes to all classes alike.", low=0.0, high=0.99
+    )
+    init_from: str | None = setting(
+        None,
+        "Begin with these weights, but with a new head: a .keras file, the folder of a run, or a "
+        "file of weights of keras.applications.",
+    )
+    freeze: str = setting(
+        "none",
+        "What is not trained: none; backbone: all but the head; until=<layer>: all up to it.",
+        check=check_freeze,
+    )
+    keep: str = setting(
+        "last",
+        "Which epoch's weights are the result: last, or best by validation.",
+        choices=["last", "best"],
+    )
+    early_stopping: int = setting(
+        0, "Stop after so many epochs without a better validation; 0: never.", low=0
     )
     weight_decay: float = setting(
         0.0,
@@ -106,7 +152,12 @@ def read_training(*, epochs: int, warmup: Callable[[int], float]) -> TrainingSet
         warmup: epochs of warm-up of so many epochs, if the command line names none.
     """
     typed = read(TrainingSettings, epochs=epochs)
-    return dataclasses.replace(
-        read(TrainingSettings, epochs=epochs, warmup_epochs=warmup(typed.epochs)),
-        guidelines=str(Guidelines.parse(typed.guidelines)),  # in their normal form, however spelt
-    )
+    usual = warmup(typed.epochs) if typed.schedule == "cosine" else 0.0
+    found = read(TrainingSettings, epochs=epochs, warmup_epochs=usual)
+    if found.schedule != "cosine" and found.warmup_epochs:
+        raise UsageError(
+            f"--warmup_epochs={found.warmup_epochs} goes with --schedule=cosine; got "
+            f"--schedule={found.schedule}"
+        )
+    # In their normal form, however spelt.
+    return dataclasses.replace(found, guidelines=str(Guidelines.parse(typed.guidelines)))

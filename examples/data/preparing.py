@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 
 import requests
@@ -35,15 +36,24 @@ def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         raise UsageError(f"cannot open the data set {name!r}: {first_line(error)}") from error
 
 
-def prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Returns a builder whose files are there; only one process at a time prepares them."""
+def prepared(
+    name: str, data_dir: str | None, check: Callable[[tfds.core.DatasetInfo], object] | None = None
+) -> tfds.core.DatasetBuilder:
+    """Returns a builder whose files are there; only one process at a time prepares them.
+
+    Args:
+        name: of the set.
+        data_dir: where prepared sets lie.
+        check: raises `UsageError` for a set that will not do, before it is downloaded; by default
+            for one that is not of images with one label each.
+    """
     if data_dir is not None and is_remote(to_path(data_dir)):
         return _of_store(name, data_dir)
     builder = _find_builder(name, data_dir)
     if _is_prepared(builder):
         # Made anew: another process may have finished since, and a builder reads its info once.
         return _find_builder(name, data_dir)
-    supervised_keys(builder.info)  # better to refuse a set before its download
+    (check or supervised_keys)(builder.info)  # better to refuse a set before its download
     try:
         with locked(to_path(builder.data_dir_root) / f".{builder.name}.lock", wait=True):
             builder = _find_builder(name, data_dir)  # another process may be done with it by now

@@ -143,14 +143,8 @@ def _pieces(table: tf.Tensor, starts: tf.Tensor, length: int) -> tuple[tf.Tensor
 
 
 def _from_tfds(name: str, data_dir: str | None, max_bytes: int) -> TextData:
-    builder = preparing.prepared(name, data_dir)
-    keys = [
-        key
-        for key, feature in builder.info.features.items()
-        if isinstance(feature, tfds.features.Text)
-    ]
-    if not keys:
-        raise UsageError(f"{name} has no text among its features: {list(builder.info.features)}")
+    builder = preparing.prepared(name, data_dir, _text_keys)
+    keys = _text_keys(builder.info)
     key = "text" if "text" in keys else keys[0]
     splits = choose(builder.info.name, preparing.available_splits(builder.info))
 
@@ -169,6 +163,15 @@ def _from_tfds(name: str, data_dir: str | None, max_bytes: int) -> TextData:
     used = (splits.train, splits.validation, splits.test)
     files = sum(builder.info.splits[split].num_examples for split in used)
     return _cut(TextData(builder.info.full_name, train, validation, test, files), max_bytes)
+
+
+def _text_keys(info: tfds.core.DatasetInfo) -> list[str]:
+    """Returns the features that are text."""
+    found = info.features.items()
+    keys = [key for key, feature in found if isinstance(feature, tfds.features.Text)]
+    if not keys:
+        raise UsageError(f"{info.name} has no text among its features: {list(info.features)}")
+    return keys
 
 
 def _joined(parts: list[bytes]) -> np.ndarray:

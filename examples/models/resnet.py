@@ -2,7 +2,9 @@
 
 `resnet{6n+2}_v1` is the CIFAR network of He et al. (arXiv:1512.03385) with projection shortcuts;
 `resnet{9n+2}_v2` its pre-activation form with bottlenecks (arXiv:1603.05027);
-`keras_cv_resnet{18,34,50,101,152}[_v2]` an ImageNet-style backbone with a new classification head.
+`keras_cv_resnet{18,34,50,101,152}[_v2]` (or `cv:resnet50`) an ImageNet-style backbone of keras-cv
+with a new classification head; `hub:<preset>` a backbone of keras-hub, by the name of a preset or
+the folder of one; `applications:<name>` one of keras.applications.
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ from keras import layers
 
 from examples.core.cli import UsageError
 from examples.core.settings import setting
+from examples.models import backbones
 from examples.models.inputs import image_input
 
 _STAGES = 3
@@ -31,7 +34,7 @@ _KERAS_CV_STACKS = {
 _KERAS_CV_SMALLEST_INPUT = 64
 
 _OUR_NAME = re.compile(r"resnet(\d+)_v([12])")
-_KERAS_CV_NAME = re.compile(r"keras_cv[_:]resnet(\d+)(_v2)?")
+_KERAS_CV_NAME = re.compile(r"(?:keras_cv_|cv:)resnet(\d+)(_v2)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +43,19 @@ class ResNetSettings:
 
     model: str = setting(
         "resnet14_v1",
-        "resnet<6n+2>_v1, resnet<9n+2>_v2, or keras_cv_resnet{18,34,50,101,152}[_v2].",
+        "resnet<6n+2>_v1, resnet<9n+2>_v2, cv:resnet{18,34,50,101,152}[_v2], hub:<preset of "
+        "keras-hub, or folder>, or applications:<name in keras.applications>.",
     )
-    width: int = setting(16, "Filters of the first stage (not keras_cv_*).", low=1)
+    width: int = setting(16, "Filters of the first stage (of resnet*_v*).", low=1)
     batch_norm_momentum: float = setting(
-        0.9, "Of batch normalization (not keras_cv_*).", low=0.0, high=1.0
+        0.9, "Of batch normalization (of resnet*_v*).", low=0.0, high=1.0
+    )
+    stochastic_depth: float = setting(
+        0.0,
+        "Leave out the last branch with this probability while training, earlier ones more seldom "
+        "(arXiv:1603.09382; of resnet*_v*).",
+        low=0.0,
+        high=0.99,
     )
 
 
@@ -57,12 +68,14 @@ class Shape:
         classes: number of classes.
         width: filters of the first stage; keras-cv's backbones keep their own (64).
         batch_norm_momentum: of our networks; how much of the old statistics a step keeps.
+        stochastic_depth: of our networks; how often the last branch is left out.
     """
 
     image: tuple[int, int, int]
     classes: int
     width: int = 16
     batch_norm_momentum: float = 0.9
+    stochastic_depth: float = 0.0
 
 
 def check_model_name(name: str) -> None:
@@ -73,10 +86,10 @@ def check_model_name(name: str) -> None:
         if int(match[1]) not in _KERAS_CV_STACKS:
             depths = ", ".join(map(str, _KERAS_CV_STACKS))
             raise UsageError(f"{name}: keras-cv has ResNets of depth {depths}; got {match[1]}")
-    else:
+    elif not name.startswith(backbones.KINDS):
         raise UsageError(
             f"unknown model {name!r}; expected resnet<depth>_v1 (resnet20_v1), resnet<depth>_v2 "
-            "(resnet29_v2) or keras_cv_resnet<depth>[_v2] (keras_cv_resnet18)"
+            "(resnet29_v2), cv:resnet<depth>[_v2] (cv:resnet18), hub:<preset>, applications:<name>"
         )
 
 
@@ -87,6 +100,7 @@ def build_model(
     num_classes: int,
     width: int = 16,
     batch_norm_momentum: float = 0.9,
+    stochastic_depth: float = 0.0,
 ) -> keras.Model:
     """Builds the classifier `name`; its outputs are logits of shape `(batch, num_classes)`.
 
@@ -96,17 +110,22 @@ def build_model(
         num_classes: number of classes.
         width: filters of the first stage; keras-cv's backbones keep their own (64).
         batch_norm_momentum: of our networks; how much of the old statistics a step keeps.
+        stochastic_depth: of our networks; how often the last branch is left out in training.
 
     Raises:
         UsageError: there is no such model, or keras-cv is not installed.
     """
     check_model_name(name)
-    shape = Shape(input_shape, num_classes, width, batch_norm_momentum)
+    shape = Shape(input_shape, num_classes, width, batch_norm_momentum, stochastic_depth)
     if match := _OUR_NAME.fullmatch(name):
         build = resnet_v1 if match[2] == "1" else resnet_v2
         return build(int(match[1]), shape)
     match = _KERAS_CV_NAME.fullmatch(name)
-    assert match is not None, "the name has been checked"
+    if match is None:
+        inputs, x = image_input(input_shape)
+        return keras.Model(
+            inputs, _head(backbones.features(name, x), num_classes), name="backbone_and_head"
+        )
     return keras_cv_classifier(int(match[1]), shape, version=2 if match[2] else 1)
 
 
@@ -127,6 +146,7 @@ def blocks_per_stage(depth: int, version: int) -> int:
 def resnet_v1(depth: int, shape: Shape) -> keras.Model:
     """Builds a post-activation network of `depth = 6n+2` layers."""
     blocks = blocks_per_stage(depth, version=1)
+    last = _STAGES * blocks
     parts = _Parts(shape.batch_norm_momentum)
     inputs, x = image_input(shape.image)
     x = parts.conv_norm(x, shape.width, name="stem")
@@ -142,6 +162,7 @@ def resnet_v1(depth: int, shape: Shape) -> keras.Model:
             y = parts.conv_norm(x, filters, 3, stride, name=f"{name}_1")
             y = layers.ReLU(name=f"{name}_1_relu")(y)
             y = parts.conv_norm(y, filters, name=f"{name}_2")
+            y = parts.maybe_left_out(y, shape, (stage * blocks + block + 1) / last, name)
             x = layers.Add(name=f"{name}_add")([shortcut, y])
             x = layers.ReLU(name=f"{name}_relu")(x)
     return keras.Model(inputs, _head(x, shape.classes), name=f"resnet{depth}_v1")
@@ -154,6 +175,7 @@ def resnet_v2(depth: int, shape: Shape) -> keras.Model:
     the pre-activation; the others' is the identity.
     """
     blocks = blocks_per_stage(depth, version=2)
+    last = _STAGES * blocks
     parts = _Parts(shape.batch_norm_momentum)
     inputs, x = image_input(shape.image)
     x = parts.conv(x, shape.width, name="stem_conv")
@@ -173,6 +195,7 @@ def resnet_v2(depth: int, shape: Shape) -> keras.Model:
             y = parts.conv(y, filters, name=f"{name}_2_conv")
             y = parts.norm_relu(y, name=f"{name}_2")
             y = parts.conv(y, _EXPANSION * filters, 1, name=f"{name}_3_conv")
+            y = parts.maybe_left_out(y, shape, (stage * blocks + block + 1) / last, name)
             x = layers.Add(name=f"{name}_add")([shortcut, y])
     x = parts.norm_relu(x, name="post")
     return keras.Model(inputs, _head(x, shape.classes), name=f"resnet{depth}_v2")
@@ -187,15 +210,15 @@ def keras_cv_classifier(depth: int, shape: Shape, *, version: int) -> keras.Mode
     try:
         import keras_cv
     except ImportError as error:
-        raise UsageError("keras_cv_* models need keras-cv: pip install keras-cv") from error
+        raise UsageError("cv:* models need keras-cv: pip install keras-cv") from error
     block_type, stackwise_blocks = _KERAS_CV_STACKS[depth]
-    backbones = {1: keras_cv.models.ResNetBackbone, 2: keras_cv.models.ResNetV2Backbone}
+    kinds = {1: keras_cv.models.ResNetBackbone, 2: keras_cv.models.ResNetV2Backbone}
     inputs, x = image_input(shape.image)
     scale = _KERAS_CV_SMALLEST_INPUT / min(shape.image[:2])
     size = [round(side * max(scale, 1)) for side in shape.image[:2]]
     if scale > 1:
         x = layers.Resizing(*size, name="enlarge")(x)
-    backbone = backbones[version](
+    backbone = kinds[version](
         stackwise_filters=[64, 128, 256, 512],
         stackwise_blocks=stackwise_blocks,
         stackwise_strides=[1, 2, 2, 2],
@@ -238,6 +261,18 @@ class _Parts:
         """Convolution, then normalization: half a v1 block."""
         x = self.conv(x, filters, size, stride, name=f"{name}_conv")
         return self.norm(x, name=f"{name}_bn")
+
+    def maybe_left_out(
+        self, y: keras.KerasTensor, shape: Shape, place: float, name: str
+    ) -> keras.KerasTensor:
+        """Leaves a branch out at random, one image at a time: dropout with one mask for all of it.
+
+        What is kept counts 1 / (1 - rate) as much, so that its mean stays.
+        """
+        if not shape.stochastic_depth:
+            return y
+        rate = shape.stochastic_depth * place
+        return layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=f"{name}_depth")(y)
 
     def norm_relu(self, x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
         """Normalization, then ReLU: what precedes each convolution in v2."""

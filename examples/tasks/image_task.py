@@ -13,7 +13,10 @@ from examples.core.run_state import Progress
 from examples.core.settings import setting
 from examples.core.training_settings import RunSettings, TrainingSettings
 from examples.data import batches, loading
+from examples.data.augmentation import AugmentationSettings, make_augmentation
 from examples.experiments import pictures
+
+_MANY = 20  # classes, from which on it is told how often the right one is among five
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class ImageTask:
         settings: which images, and how they are shown.
         training: hyperparameters.
         how: where data sets lie, and whether to keep them in memory.
+        augmentation: what is done to training images.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class ImageTask:
         settings: ImageSettings,
         training: TrainingSettings,
         how: RunSettings,
+        augmentation: AugmentationSettings,
     ):
         self._build = build
         self._settings = settings
@@ -80,6 +85,10 @@ class ImageTask:
             test_split=settings.test_split,
         )
         self.train_size = self.images.train_size
+        self.classes = self.images.num_classes
+        self.soft_labels = augmentation.mixes
+        self._augment = make_augmentation(augmentation, self.classes)
+        self.selects = ("val_accuracy", False)
 
     def show(self) -> None:
         images, splits = self.images, self.images.splits
@@ -98,7 +107,10 @@ class ImageTask:
         return self._build(self.images.image_shape, self.images.num_classes)
 
     def make_metrics(self) -> list[keras.metrics.Metric]:
-        return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        found = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        if self.classes > _MANY:
+            found.append(keras.metrics.SparseTopKCategoricalAccuracy(k=5, name="top5"))
+        return found
 
     def train_batches(
         self,
@@ -122,6 +134,7 @@ class ImageTask:
             seed=training.seed,
             shift=settings.shift if settings.shift >= 0 else usual,
             flip=settings.flip,
+            augment=self._augment,
             worker=worker,
             workers=workers,
         )
@@ -148,6 +161,7 @@ class ImageTask:
     def results(self, progress: Progress, test: Mapping[str, float]) -> dict[str, Any]:
         return {
             "final_test_accuracy": test["accuracy"],
+            **({"final_test_top5": test["top5"]} if "top5" in test else {}),
             "final_test_loss": test["loss"],
             "final_loss": progress.rows[-1]["loss"],
             **progress.best("val_accuracy"),

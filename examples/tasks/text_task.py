@@ -16,6 +16,7 @@ from examples.core.run_state import Progress
 from examples.core.settings import setting
 from examples.core.training_settings import RunSettings, TrainingSettings
 from examples.data import text
+from examples.models.blocks import Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class TextTask:
 
     Args:
         build: function `(vocabulary, length)` that returns a model of logits.
+        size: of the model.
         settings: which text, and the sample of it.
         training: hyperparameters.
         how: where data sets lie.
@@ -49,6 +51,7 @@ class TextTask:
     def __init__(
         self,
         build: Callable[[int, int], keras.Model],
+        size: Size,
         settings: TextSettings,
         training: TrainingSettings,
         how: RunSettings,
@@ -56,6 +59,7 @@ class TextTask:
         eval_batch_size: int,
     ):
         self._build = build
+        self._size = size
         self._settings = settings
         self._training = training
         self._eval_batch_size = eval_batch_size
@@ -66,6 +70,9 @@ class TextTask:
             max_bytes=settings.max_bytes,
         )
         self.length = settings.sequence_length
+        self.classes = text.VOCABULARY
+        self.soft_labels = False
+        self.selects = ("val_nats", True)
         self.train_size = text.number_of_pieces(self.text.train, self.length)
         if training.limit_examples:
             self.train_size = min(self.train_size, training.limit_examples)
@@ -124,6 +131,7 @@ class TextTask:
     def results(self, progress: Progress, test: Mapping[str, float]) -> dict[str, Any]:
         return {
             "final_test_bits_per_byte": test["nats"] / math.log(2),
+            "final_test_perplexity": math.exp(test["nats"]),
             "final_test_accuracy": test["accuracy"],
             "final_test_loss": test["loss"],
             "final_loss": progress.rows[-1]["loss"],
@@ -140,9 +148,9 @@ class TextTask:
         settings = self._settings
         sample = generate(
             model,
+            self._size,
             settings.prompt,
             settings.sample_bytes,
-            self.length,
             settings.temperature,
             self._training.seed,
         )
@@ -151,28 +159,14 @@ class TextTask:
 
 
 def generate(
-    model: keras.Model, prompt: str, count: int, length: int, temperature: float, seed: int
+    model: keras.Model, size: Size, prompt: str, count: int, temperature: float, seed: int
 ) -> str:
-    """Continues a text, byte by byte, each drawn from the model's distribution.
+    """Continues a text by so many bytes, each drawn from the model's distribution.
 
-    Args:
-        model: logits of the next byte for each place, `(1, length, 256)`.
-        prompt: what to continue; empty for a line break.
-        count: number of bytes to add.
-        length: of the model's context; only the last `length` bytes are seen.
-        temperature: logits are divided by it; 0 takes the likeliest byte.
-        seed: of the draws.
+    See `writing.continued`. An empty prompt counts as a line break.
     """
-    random = np.random.default_rng(seed)
-    tokens = list(prompt.encode() or b"\n")
-    for _ in range(count):
-        seen = tokens[-length:]
-        window = np.zeros((1, length), np.int32)
-        window[0, : len(seen)] = seen  # What follows is not seen: the model is causal.
-        logits = np.asarray(model.predict_on_batch(window)[0, len(seen) - 1], np.float64)
-        if temperature:
-            weights = np.exp((logits - logits.max()) / temperature)
-            tokens.append(int(random.choice(len(weights), p=weights / weights.sum())))
-        else:
-            tokens.append(int(logits.argmax()))
-    return bytes(tokens).decode(errors="replace")
+    from examples.models import writing  # imports keras-hub
+
+    given = list(prompt.encode() or b"\n")
+    found = writing.continued(model, size, given, count, temperature=temperature, seed=seed)
+    return bytes(found).decode(errors="replace")

@@ -19,12 +19,14 @@ sys.path.insert(0, str(ROOT))
 
 pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("sklearn")
+pytest.importorskip("keras_hub")
 
 import keras_gamma
 from examples.core.cli import UsageError
 from examples.data import text
 from examples.experiments import pictures
-from examples.models import transformer
+from examples.models import transformer, writing
+from examples.models.blocks import Size
 from examples.tasks.text_task import generate
 
 pytestmark = pytest.mark.filterwarnings("default")  # third-party packages warn of their own ways
@@ -135,14 +137,12 @@ POST = dict.fromkeys(list(PRE)[:4], "trunk")
 
 
 def vit(**kwargs):
-    size = transformer.Size(**SMALL, **kwargs)
+    size = Size(**SMALL, **kwargs)
     return transformer.vision_transformer(size, image_shape=(8, 8, 1), num_classes=10, patch_size=2)
 
 
 def gpt(**kwargs):
-    return transformer.language_model(
-        transformer.Size(**SMALL, **kwargs), vocabulary=256, length=16
-    )
+    return transformer.language_model(Size(**SMALL, **kwargs), vocabulary=256, length=16)
 
 
 @pytest.mark.parametrize("build", [vit, gpt])
@@ -153,7 +153,7 @@ def test_roles(build, norm):
 
 
 def test_roles_of_keras_hub_models():
-    size = transformer.Size(**SMALL)
+    size = Size(**SMALL)
     model = transformer.keras_hub_language_model("keras_hub_gpt2", size, vocabulary=256, length=16)
     assert sorted(roles(model).values()) == ["residual_last"] * 4 + ["trunk"]
     model = transformer.keras_hub_classifier(
@@ -196,16 +196,16 @@ def test_models_load_without_the_examples(tmp_path):
     [
         (lambda: transformer.check_model_name("vitt", "vision"), "did you mean vit"),
         (lambda: transformer.check_model_name("vit", "lm"), "expected gpt"),
-        (lambda: transformer.Size(width=10, heads=4), "--heads=4 must divide --width=10"),
+        (lambda: Size(width=10, heads=4), "--heads=4 must divide --width=10"),
         (
             lambda: transformer.vision_transformer(
-                transformer.Size(), image_shape=(8, 8, 1), num_classes=2, patch_size=3
+                Size(), image_shape=(8, 8, 1), num_classes=2, patch_size=3
             ),
             "--patch_size=3 must divide",
         ),
         (
             lambda: transformer.keras_hub_language_model(
-                "keras_hub_llama", transformer.Size(), vocabulary=8, length=4
+                "keras_hub_llama", Size(), vocabulary=8, length=4
             ),
             "has --norm=rms",
         ),
@@ -218,12 +218,36 @@ def test_wrong_choices_are_refused(call, message):
 
 def test_samples_are_repeatable():
     keras.utils.set_random_seed(0)
-    model = gpt()
-    sample = generate(model, "def ", 30, 16, 1.0, seed=0)
+    model, size = gpt(), Size(**SMALL)
+    sample = generate(model, size, "def ", 30, 1.0, seed=0)
     assert sample.startswith("def ")
-    assert sample == generate(model, "def ", 30, 16, 1.0, seed=0)
-    assert sample != generate(model, "def ", 30, 16, 1.0, seed=1)
-    assert generate(model, "a", 5, 16, 0.0, seed=0) == generate(model, "a", 5, 16, 0.0, seed=1)
+    assert sample == generate(model, size, "def ", 30, 1.0, seed=0)
+    assert sample != generate(model, size, "def ", 30, 1.0, seed=1)
+
+
+def next_byte(model, tokens, length):
+    window = np.zeros((1, length), np.int32)
+    window[0, : len(tokens)] = tokens
+    return int(np.argmax(keras.ops.convert_to_numpy(model(window))[0, len(tokens) - 1]))
+
+
+@pytest.mark.parametrize("name", ["gpt", "post", "keras_hub_gpt2", "keras_hub_llama"])
+@pytest.mark.one_in(4)
+def test_what_is_written_with_a_cache_is_what_whole_passes_write(name):
+    keras.utils.set_random_seed(0)
+    kinds = {"post": {"norm_position": "post", "norm": "rms"}, "keras_hub_llama": {"norm": "rms"}}
+    size = Size(**SMALL, **kinds.get(name, {}))
+    if name.startswith("keras_hub"):
+        model = transformer.keras_hub_language_model(name, size, vocabulary=256, length=16)
+    else:
+        model = transformer.language_model(size, vocabulary=256, length=16)
+    expected = [5, 6, 7]
+    while len(expected) < 16:
+        expected.append(next_byte(model, expected, 16))
+    for _ in range(8):  # The context was full, and begins anew from its last half.
+        expected.append(next_byte(model, expected[8:], 16))
+    found = writing.continued(model, size, [5, 6, 7], 21, temperature=0.0, seed=0)
+    assert found == expected
 
 
 def test_confusion_matrix_is_a_picture(tmp_path):

@@ -1,0 +1,298 @@
+"""What practitioners expect of a training script: fine-tuning, choosing an epoch, scoring."""
+
+import csv
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tests.integration.example_runs import ROOT, drive
+
+sys.path.insert(0, str(ROOT))
+
+pytest.importorskip("tensorflow_datasets")
+pytest.importorskip("sklearn")
+
+import keras_gamma
+from examples.core import fine_tuning, selection, soft_labels
+from examples.core.cli import UsageError
+from examples.core.decay import decay_kernels, decide_decay
+from examples.core.optimizers import make_optimizer, make_schedule, parse_drops
+from examples.data.augmentation import AugmentationSettings, make_augmentation
+from examples.models import backbones, resnet
+
+pytestmark = pytest.mark.filterwarnings("default")  # third-party packages warn of their own ways
+
+
+# --- schedules and labels -------------------------------------------------------------------------
+
+
+def test_steps_down():
+    schedule = make_schedule(
+        "step", peak=0.1, warmup_steps=0, total_steps=64, drops=parse_drops(["0.5", "0.75"])
+    )
+    values = [float(schedule(step)) for step in (0, 31, 33, 47, 49, 63)]
+    np.testing.assert_allclose(values, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-5)
+
+
+@pytest.mark.parametrize("words", [["a"], ["0.7", "0.5"], ["1.0"], ["0.5", "0.5"]])
+def test_wrong_steps_are_refused(words):
+    with pytest.raises(ValueError, match="expected"):
+        parse_drops(words)
+
+
+def test_smoothed_loss_is_the_formula():
+    logits = np.array([[2.0, 0.0, -1.0]], np.float32)
+    logs = logits - np.log(np.exp(logits).sum())
+    loss = soft_labels.make_loss(0.3, soft=True)(np.array([[0.0, 1.0, 0.0]]), logits)
+    assert float(loss) == pytest.approx(-(0.1 * logs[0, 0] + 0.8 * logs[0, 1] + 0.1 * logs[0, 2]))
+
+
+def test_gradients_are_averaged_over_batches():
+    variable = keras.Variable([1.0])
+    optimizer = make_optimizer("sgd", 1.0, momentum=0.0, nesterov=False, gradient_accumulation=2)
+    optimizer.build([variable])
+    for gradient, after in [(2.0, 1.0), (4.0, -2.0), (1.0, -2.0)]:
+        optimizer.apply([keras.ops.array([gradient])], [variable])
+        assert float(variable[0]) == after
+
+
+# --- choosing an epoch ----------------------------------------------------------------------------
+
+ROWS = [{"val_nats": value} for value in (3.0, 2.0, 2.5, 2.0, 2.1)]
+
+
+@pytest.mark.parametrize(("count", "best", "stale"), [(1, 0, 0), (2, 1, 0), (3, 1, 0), (4, 1, 1)])
+def test_the_first_of_the_best_epochs_counts(count, best, stale):
+    assert selection.best_row(ROWS[:count], "val_nats", smallest=True) == best
+    assert selection.is_stale(ROWS[:count], "val_nats", 2, smallest=True) == bool(stale)
+    assert not selection.is_stale(ROWS, "val_nats", 0, smallest=True)
+
+
+def test_choosing_needs_something_to_choose_by():
+    selection.check_selection(False, "last", 0)
+    with pytest.raises(UsageError, match=r"--keep=best needs"):
+        selection.check_selection(False, "best", 0)
+    with pytest.raises(UsageError, match=r"--early_stopping=3 needs"):
+        selection.check_selection(False, "last", 3)
+
+
+def test_stochastic_depth_leaves_out_the_branches_of_single_images():
+    model = resnet.build_model(
+        "resnet8_v1", input_shape=(8, 8, 1), num_classes=3, width=2, stochastic_depth=0.6
+    )
+    rates = [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    np.testing.assert_allclose(rates, [0.2, 0.4, 0.6])
+    depth = model.get_layer("stage3_block1_depth")
+    kept = keras.ops.convert_to_numpy(depth(np.ones((400, 2, 2, 8)), training=True))
+    per_image = kept.reshape(400, -1)
+    assert (per_image == per_image[:, :1]).all()
+    assert set(np.round(np.unique(per_image), 4)) == {0.0, 2.5}
+    assert 120 < (per_image[:, 0] > 0).sum() < 200
+    plain = {str(g.role): g for g in keras_gamma.find_roles(small())}
+    assert {str(g.role) for g in keras_gamma.find_roles(model)} == set(plain)
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "VGG16", "DenseNet121", "MobileNetV2"])
+def test_images_are_scaled_as_keras_applications_has_them(name):
+    modules = {"ResNet50": "resnet", "VGG16": "vgg16", "DenseNet121": "densenet",
+               "MobileNetV2": "mobilenet_v2"}  # fmt: skip
+    images = np.random.default_rng(0).uniform(0, 255, (1, 2, 2, 3)).astype(np.float32)
+    inputs = keras.Input((2, 2, 3))
+    here = keras.Model(inputs, backbones._as_applications_has_it(name, inputs / 127.5 - 1))
+    expected = getattr(keras.applications, modules[name]).preprocess_input(images.copy())
+    np.testing.assert_allclose(here.predict(images, verbose=0), expected, atol=1e-3)
+
+
+# --- fine-tuning ----------------------------------------------------------------------------------
+
+
+def small(classes=10, width=2):
+    return resnet.build_model("resnet8_v1", input_shape=(8, 8, 1), num_classes=classes, width=width)
+
+
+def test_all_but_the_head_is_taken_over(tmp_path):
+    before, after = small(10), small(3)
+    before.save(tmp_path / "model.keras")
+    head = after.get_layer("logits").get_weights()
+    found = fine_tuning.initialize(after, str(tmp_path))
+    for layer in before.layers:
+        for mine, theirs in zip(
+            after.get_layer(layer.name).get_weights(), layer.get_weights(), strict=True
+        ):
+            if layer.name != "logits":
+                np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(after.get_layer("logits").get_weights()[0], head[0])
+    assert found.weights == after.count_params() - (8 * 3 + 3)
+
+
+def test_another_models_weights_are_refused_and_nothing_is_changed(tmp_path):
+    small(width=3).save(tmp_path / "wide.keras")
+    model = small()
+    weights = model.get_weights()
+    with pytest.raises(UsageError, match=r"for stem_conv, the model .*its head may be another"):
+        fine_tuning.initialize(model, str(tmp_path / "wide.keras"))
+    with pytest.raises(UsageError, match="there is no file"):
+        fine_tuning.initialize(model, str(tmp_path / "none.keras"))
+    (tmp_path / "torn.keras").write_bytes(b"PK")
+    with pytest.raises(UsageError, match="cannot be read"):
+        fine_tuning.initialize(model, str(tmp_path / "torn.keras"))
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def trained(model):
+    return {variable.path.rpartition("/")[0] for variable in model.trainable_variables}
+
+
+def test_what_is_frozen():
+    model = small()
+    assert fine_tuning.freeze(model, "backbone") == 8 * 10 + 10
+    assert trained(model) == {"logits"}
+    model = small()
+    fine_tuning.freeze(model, "until=stage2_block1_add")
+    assert trained(model) >= {"stage3_block1_1_conv", "stage3_block1_1_bn", "logits"}
+    assert not any(name.startswith(("stem", "stage1", "stage2")) for name in trained(model))
+    with pytest.raises(UsageError, match=r"no layer 'stage9'; it has stem_conv"):
+        fine_tuning.freeze(model, "until=stage9")
+    with pytest.raises(ValueError, match="neither none"):
+        fine_tuning.check_freeze("head")
+
+
+@pytest.mark.parametrize("kind", ["coupled", "decoupled"])
+def test_only_what_is_trained_is_decayed(kind):
+    model = small()
+    fine_tuning.freeze(model, "until=stage2_block1_add")
+    if kind == "coupled":
+        decay_kernels(model, 0.1)
+    plan, for_optimizer = decide_decay(model, kind, 0.1, keras_gamma.Guidelines())
+    if kind == "coupled":
+        model.compile("sgd", "mse")
+        assert len(model.losses) == 4 + 2  # stage 3 has three kernels; the head; two γ in stage 3
+    else:
+        optimizer = keras_gamma.optimizers.AdamW(1e-3, weight_decay=0.1, decay=for_optimizer)
+        model.compile(optimizer, "mse")
+        assert {v.path for v in model.trainable_variables} < {entry.path for entry in plan}
+        assert "Frozen" in str(plan)
+    assert keras_gamma.audit(model, plan).ok
+
+
+# --- whole runs -----------------------------------------------------------------------------------
+
+TINY = ["--model=resnet8_v1", "--width=2", "--epochs=3", "--limit_examples=100", "--verbose=0",
+        "--tensorboard=no"]  # fmt: skip
+
+
+def told(settings):
+    """What --callback names in the runs below."""
+    return keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: print(f"logger: epoch {epoch}, seed {settings['seed']}")
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("practice")
+    chosen = ["--keep=best", "--early_stopping=1", "--label_smoothing=0.1",
+              "--gradient_accumulation=2", "--steps_per_execution=2", "--schedule=step",
+              "--callback=tests.integration.test_practice:told"]  # fmt: skip
+    tuned = [f"--init_from={root / 'chosen'}", "--freeze=backbone", "--optimizer=adamw",
+             "--decay=decoupled", "--weight_decay=0.1"]  # fmt: skip
+    printed = drive(
+        [
+            {"flags": [*TINY, f"--output_dir={root / 'chosen'}", *chosen]},
+            {"flags": [*TINY, f"--output_dir={root / 'tuned'}", *tuned]},
+            {"flags": [*TINY, f"--output_dir={root / 'chosen'}", "--eval_only"]},
+        ]
+    )
+    assert "error:" not in printed
+    return root, printed
+
+
+def test_a_run_ends_with_its_best_epoch(finished):
+    root, printed = finished
+    metrics = json.loads((root / "chosen" / "metrics.json").read_text())
+    rows = list(csv.DictReader((root / "chosen" / "log.csv").read_text().splitlines()))
+    values = [float(row["val_accuracy"]) for row in rows]
+    assert metrics["best_epoch"] == values.index(max(values)) + 1
+    assert len(rows) == 3 or values[-1] <= values[-2]
+    with np.load(root / "chosen" / "best.npz") as best:
+        model = keras.models.load_model(root / "chosen" / "model.keras")
+        np.testing.assert_array_equal(best["0"], model.variables[0])
+    assert "logger: epoch 0, seed 0" in printed
+    shown = next(line for line in printed.splitlines() if line.startswith("Test: "))
+    assert f"accuracy {metrics['final_test_accuracy']:.4f}" in shown
+
+
+def test_a_frozen_backbone_stays_as_it_was(finished):
+    root, printed = finished
+    before, after = (
+        keras.models.load_model(root / name / "model.keras") for name in ("chosen", "tuned")
+    )
+    assert "--freeze=backbone: 90 weights train" in printed
+    for layer in before.layers:
+        for old, new in zip(
+            layer.get_weights(), after.get_layer(layer.name).get_weights(), strict=True
+        ):
+            assert np.array_equal(old, new) == (layer.name != "logits")
+    assert "Audit: 2 trainable variables: 0 shrink by a penalty in the loss, 1 by the" in printed
+
+
+# --- augmentation ---------------------------------------------------------------------------------
+
+
+def augmented(settings, seed, times=1):
+    """What tf.data makes of eight images, each all of one value, and of their labels."""
+    import tensorflow as tf
+
+    augment = make_augmentation(settings, 8)
+    images = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1) * np.ones((8, 16, 16, 3), np.uint8)
+    data = tf.data.Dataset.from_tensors((20 * images, np.arange(8))).repeat(times)
+    batches = data.enumerate().map(
+        lambda step, pair: augment(*pair, tf.stack([seed, tf.cast(step, tf.int32)]))
+    )
+    return [(x.numpy(), y.numpy()) for x, y in batches]
+
+
+SLOW = pytest.mark.slow
+LONG = ("rand_augment", "all")  # take long to trace
+WAYS = {
+    "rand_augment": AugmentationSettings(rand_augment=0.5),
+    "erase": AugmentationSettings(erase=True),
+    "mixup": AugmentationSettings(mixup=0.4),
+    "cutmix": AugmentationSettings(cutmix=1.0),
+    "all": AugmentationSettings(rand_augment=0.5, erase=True, mixup=0.4, cutmix=1.0),
+}
+
+
+@pytest.mark.parametrize(
+    "way", ["erase", "mixup", "cutmix", *(pytest.param(w, marks=SLOW) for w in LONG)]
+)
+def test_augmentation_is_a_function_of_the_steps_seed(way):
+    settings = WAYS[way]
+    whole = augmented(settings, 3, times=3)
+    again, other = augmented(settings, 3, times=2), augmented(settings, 4)
+    for (x1, y1), (x2, y2) in zip(whole, again, strict=False):
+        np.testing.assert_array_equal(x1, x2)
+        np.testing.assert_array_equal(y1, y2)
+    assert any((whole[0][0] != step[0]).any() for step in (*whole[1:], *other))
+    assert whole[0][0].shape == (8, 16, 16, 3)
+    assert whole[0][0].min() >= 0 and whole[0][0].max() <= 255
+
+
+@pytest.mark.parametrize("way", ["mixup", "cutmix"])
+def test_labels_are_mixed_as_the_images_are(way):
+    """Each image is of one value, so that its mean tells how much of which image is in it."""
+    [(images, labels)] = augmented(WAYS[way], 1)
+    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-5)
+    assert ((labels > 0.02) & (labels < 0.98)).any()
+    expected = labels @ (20 * np.arange(8))
+    # Keras' CutMix rounds the corners of a rectangle, on images of 16 x 16.
+    tolerance = {"mixup": 1, "cutmix": 12}[way]
+    np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), expected, atol=tolerance)
+
+
+def test_no_augmentation_is_none():
+    assert make_augmentation(AugmentationSettings(), 8) is None
