@@ -113,6 +113,10 @@ def _is_one_sum(graph: Graph, part: Join, inner: int, operand: int, outer: int) 
         return True
     others = [source for source in graph.sources[outer] if source != operand]
     whole = _fork(graph, [*part.operands, *others])
+    # `h + (a(h) + shift(t))` begins at its skip h, also where h itself was made with t.
+    begins = _fork(graph, [operand, *others])
+    if begins != whole and begins in {graph.roots[other] for other in others}:
+        return False
     return whole is not None and (not part.residual or part.fork == whole)
 
 

@@ -344,6 +344,16 @@ def conditional_scale_and_shift():
     return keras.Model([x, c], layers.Dense(3)(ln(x + mlp(h), "final_ln")))
 
 
+def conditioned_in_every_block():
+    """Post-norm blocks whose branch ends with a shift by a condition, as the block before it did."""
+    x, c = keras.Input((8,)), keras.Input((4,), name="condition")
+    h = x
+    for n in range(2):
+        branch = layers.Dense(8, activation="relu")(h) + layers.Dense(8)(c)
+        h = ln(h + branch, f"ln{n}")
+    return keras.Model([x, c], layers.Dense(2)(h))
+
+
 def two_streams():
     """A lateral sum of two inputs' streams has no fork."""
     a, b = image(name="slow"), image(name="fast")
@@ -549,6 +559,8 @@ CASES = [
         class_conditional,
         {"b1_gn1": OTHER, "b1_gn2": RESIDUAL_LAST, "out_gn": TRUNK},
     ),
+    # The skip is h, not what the condition adds, though h was made with the condition, too.
+    Case("conditioned_in_every_block", conditioned_in_every_block, {"ln0": TRUNK, "ln1": TRUNK}),
     Case(
         "conditional_scale_and_shift",
         conditional_scale_and_shift,
