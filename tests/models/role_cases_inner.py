@@ -345,7 +345,7 @@ def conditional_scale_and_shift():
 
 
 def conditioned_in_every_block():
-    """Post-norm blocks whose branch ends with a shift by a condition, as the block before it did."""
+    """Post-norm blocks whose branch ends with a shift by a condition, each by the same one."""
     x, c = keras.Input((8,)), keras.Input((4,), name="condition")
     h = x
     for n in range(2):
