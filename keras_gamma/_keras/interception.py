@@ -11,6 +11,8 @@ Private names used here, and why there is no public way:
   (Before Keras 3.10 a layer has no such method of its own, and its module no `Node`.)
 * `Layer._maybe_build`: a layer that builds itself calls its parts on symbolic tensors of its own;
   those calls are Keras'.
+* `Layer._set_mask_metadata`: Keras asks a layer for the mask of what it returned after its `call`,
+  out of reach of whoever receives that call; raw backend code is just as likely there.
 * `Layer.__call__` (public) is replaced to leave out what it does around a simple layer's `call`,
   `KerasTensor.__jax_array__` is hidden, which refuses `array * symbol` on JAX,
   `Layer.add_loss` (public) because Keras takes no symbolic loss, and the operators of
@@ -25,14 +27,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import keras
+from keras import tree
 from keras.src import backend as _backend
 from keras.src.layers import layer as _layer_module
 from keras.src.ops.operation import Operation
 
 from keras_gamma._keras import older
+from keras_gamma._keras.layers import has_mask
 
 # Whether layers record their calls themselves, and do not leave that to `Operation`.
 _LAYERS_RECORD = "symbolic_call" in vars(keras.Layer)
+
 _OPERATORS = tuple(
     f"__{side}{name}__"
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
@@ -60,6 +65,9 @@ class Handler(Protocol):
         call: Callable[..., Any],
     ) -> Any:
         """The outputs of `layer(*args, **kwargs)`, which is `call(layer, *args, **kwargs)`."""
+
+    def masks(self, layer: keras.Layer, inputs: Any, previous: Any) -> Any:
+        """What `layer.compute_mask(inputs, previous)` returns, which has raised; `None` if lost."""
 
 
 # A new thread starts with an empty context: its calls are Keras', whatever another one traces.
@@ -185,6 +193,22 @@ def _maybe_build(original: Callable[..., Any]) -> Callable[..., Any]:
     return maybe_build
 
 
+def _set_mask(original: Callable[..., Any]) -> Callable[..., Any]:
+    def set_mask(self: Any, inputs: Any, outputs: Any, previous_mask: Any) -> None:
+        try:
+            original(self, inputs, outputs, previous_mask)
+        except Exception:
+            handler = _active()
+            if handler is None:
+                raise
+            masks = tree.flatten(handler.masks(self, inputs, previous_mask))
+            for tensor, mask in zip(tree.flatten(outputs), masks, strict=False):
+                if isinstance(mask, keras.KerasTensor) and not has_mask(tensor):
+                    tensor._keras_mask = mask
+
+    return set_mask
+
+
 def _hidden(original: Any) -> Any:
     """An attribute that is not there in this context: JAX then leaves `array * symbol` to Keras."""
 
@@ -218,6 +242,7 @@ _PATCHES: tuple[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any
     (Operation, "symbolic_call", _symbolic_call),
     *([(keras.Layer, "symbolic_call", _symbolic_call)] if _LAYERS_RECORD else []),
     (keras.Layer, "_maybe_build", _maybe_build),
+    (keras.Layer, "_set_mask_metadata", _set_mask),
     (keras.Layer, "__call__", _layer_call),
     *([(_layer_module, "Node", _node)] if _LAYERS_RECORD else []),
     (_backend.core, "while_loop", _loop(older.while_loop)),

@@ -166,11 +166,12 @@ def _parts_of(model: keras.Model, inputs: Any) -> list[Part]:
     # A part that shows no normalization may be left out; find_roles notes it if it is not built.
     holding = [name for name in missing if holds_one(layers[name])]
     if holding or not parts:
-        example = ", ".join(f"{name!r}: (None, 32, 32, 3)" for name in holding)
+        asked = holding or missing
+        example = ", ".join(f"{name!r}: (None, 32, 32, 3)" for name in asked)
         raise ValueError(
             f"Model {model.name!r} ({type(model).__name__}) has no `call`: its sub-models are "
             f"looked at one by one: {_listed(layers) or 'it has none'}. What "
-            f"{', '.join(map(repr, holding)) or 'they'} take is not known. Pass a dict with it, "
+            f"{', '.join(map(repr, asked)) or 'they'} take is not known. Pass a dict with it, "
             f"such as inputs={{{example}}}, or pass a sub-model instead."
         )
     return parts

@@ -83,6 +83,17 @@ class Opener:
             return self._on_held_data(layer, args, kwargs, call)
         return call(layer, *args, **kwargs)
 
+    def masks(self, layer: keras.Layer, inputs: Any, previous: Any) -> Any:
+        """The mask of what a layer returned, where raw code computes it; `None` if out of reach."""
+        raw = open_raw(self._writer)
+        if raw is None:
+            return None
+        before, self._raw = self._raw, raw
+        try:
+            return self._writer.attempt(lambda: raw.run(layer.compute_mask, (inputs, previous), {}))
+        finally:
+            self._raw = before
+
     # Layers ---------------------------------------------------------------------------------
 
     def _on_layer(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:

@@ -5,6 +5,7 @@ layer is opened, and one for built-in layers that need not be opened, because th
 says all there is to know. What is in neither table is opened; what cannot be opened is opaque.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -151,7 +152,12 @@ _LAYER_KINDS = {
         _layers(
             "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout "
             "GaussianDropout GaussianNoise ActivityRegularization Identity Flatten Reshape "
-            "Permute Masking"
+            "Permute Masking "
+            # These change images in training only.
+            "RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast "
+            "RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale "
+            "RandomHue RandomInvert RandomPerspective RandomPosterization RandomRotation "
+            "RandomSaturation RandomSharpness RandomShear RandomTranslation RandomZoom"
         ),
         Kind.IDENTITY,
     ),
@@ -162,7 +168,7 @@ _LAYER_KINDS = {
             "MaxPooling3D UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D "
             "ZeroPadding3D Cropping1D Cropping2D Cropping3D Resizing Rescaling Normalization "
             "RepeatVector Concatenate CenterCrop GlobalMaxPooling1D GlobalMaxPooling2D "
-            "GlobalMaxPooling3D Embedding"
+            "GlobalMaxPooling3D Embedding RandomCrop"
         ),
         Kind.LINEAR,
     ),
@@ -235,6 +241,7 @@ _POWERS = {
 }
 # Up to where it cuts off: `maximum(norm, ε)`.
 _CUT = _names("Clip Maximum Minimum")
+_EPSILON = 0.1  # the largest number that is taken for an ε
 _QUOTIENTS = _names("Divide TrueDivide DivideNoNan")
 
 
@@ -246,6 +253,19 @@ def inverts(operation: Any, args: Sequence[Any], data: Sequence[Any]) -> bool:
 def divides(operation: Any) -> bool:
     """Whether a product is a quotient, of its first operand by its second."""
     return name_of(operation) in _QUOTIENTS
+
+
+def _is_large(value: Any) -> bool:
+    """Whether it is one number, and too large for an ε."""
+    if hasattr(value, "number"):  # of a backend's graph
+        value = value.number() if value.shape in ((), (1,)) else None
+    if value is None or isinstance(value, (keras.KerasTensor, keras.Variable)):
+        return False
+    if not isinstance(value, (int, float)):
+        if not keras.ops.is_tensor(value) or math.prod(value.shape) != 1:
+            return False
+        value = keras.ops.convert_to_numpy(value).item()
+    return isinstance(value, (int, float)) and abs(value) > _EPSILON
 
 
 def power_of(operation: Any, args: Sequence[Any]) -> float | str | None:
@@ -273,6 +293,8 @@ def power_of(operation: Any, args: Sequence[Any]) -> float | str | None:
         return float(exponent) if isinstance(exponent, (int, float)) and data == [0] else None
     if name in _POWERS:
         return _POWERS[name]
+    if name in _SUMS and any(_is_large(arg) for arg in args):
+        return None  # `x / (1 + |x|)` is no normalization.
     if name in _CUT or name in _HOMOGENEOUS or name in _LINEAR | _IDENTITIES | _SUMS:
         return 1.0
     return None

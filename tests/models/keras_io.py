@@ -208,7 +208,48 @@ def quantizing_autoencoder():
     return keras.Model(x, layers.Conv2D(1, 3)(y))
 
 
+class MaskedTokens(layers.Layer):
+    """Computes its mask with raw TensorFlow, out of reach of `call`."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = layers.Embedding(20, 16)
+
+    def call(self, x):
+        return self.embedding(x) * tf.math.sqrt(tf.cast(16, tf.float32))
+
+    def compute_mask(self, x, mask=None):
+        return tf.math.not_equal(x, 0)
+
+
+class CaptionDecoder(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.tokens = MaskedTokens()
+        self.attention = layers.MultiHeadAttention(2, 8)
+        self.norm = layers.LayerNormalization(name="decoder_ln")
+        self.pre = layers.LayerNormalization(name="decoder_pre_ln")
+        self.head = layers.Dense(20)
+        self.supports_masking = True
+
+    def call(self, x, mask=None):
+        y = self.tokens(x)
+        y = self.norm(y + self.attention(self.pre(y), y))
+        return self.head(y)
+
+
+def caption_decoder():
+    x = keras.Input((6,), dtype="int32")
+    return keras.Model(x, CaptionDecoder()(x))
+
+
 CASES = {
+    # The pre-norm stands in front of the queries alone.
+    "caption_decoder": (
+        caption_decoder,
+        None,
+        {"decoder_ln": "trunk", "decoder_pre_ln": "other"},
+    ),
     "masked_autoencoder": (
         MaskedAutoencoder,
         None,

@@ -117,6 +117,16 @@ def divided_by_a_square():
     return keras.Model(x, layers.Dense(2)(ln(y, "final_ln")))
 
 
+def softsign_written_out(scale):
+    """x / (1 + |x|) bounds x and normalizes nothing: the 1 is no ε. Nor is a capsule's squash."""
+    x = tokens()
+    y = ln(x, "ln1")
+    length = ops.sum(ops.square(y), axis=-1, keepdims=True)
+    squash = {"softsign": lambda: y / (1.0 + ops.abs(y)), "squash": lambda: y / (1 + length)}
+    y = layers.Add()([x, mlp(squash[scale]())])
+    return keras.Model(x, layers.Dense(2)(ln(y, "final_ln")))
+
+
 def not_normalized_sum():
     """Parallel branches, one of them of unit length: the other's γ reaches a sum without a skip."""
     x = image()
@@ -134,6 +144,8 @@ CASES = [
     Case("rms_written_out", rms_written_out, {"ln1": INTERIOR, "final_ln": TRUNK}),
     Case("standardized_by_hand", standardized_by_hand, {"ln1": INTERIOR, "final_ln": TRUNK}),
     Case("divided_by_another", divided_by_another, BLOCK),
+    Case("softsign_written_out", lambda: softsign_written_out("softsign"), BLOCK),
+    Case("squash_written_out", lambda: softsign_written_out("squash"), BLOCK),
     Case("divided_by_a_square", divided_by_a_square, BLOCK),
     Case("einsum_with_capitals", lambda: transformer_block(CapitalEinsum()), BLOCK),
     Case("not_normalized_sum", not_normalized_sum, {"bn_a": OTHER, "bn_b": INTERIOR}),

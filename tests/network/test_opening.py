@@ -69,6 +69,42 @@ def test_a_table_that_a_layer_computes_from_weights_alone_is_no_operand_of_a_joi
     assert roles(model) == {"patches": "trunk", "pre": "residual_last"}
 
 
+def test_augmentation_is_left_out_at_the_size_that_it_yields():
+    x = keras.Input((20, 20, 3))
+    y = layers.RandomCrop(16, 16)(layers.RandomFlip("horizontal")(x))
+    y = layers.Reshape((64, 12))(y)  # at another size it could not
+    y = layers.Add()([y, layers.Dense(12, activation="relu")(norm("pre")(y))])
+    model = keras.Model(x, norm("last")(y))
+    assert roles(model) == {"pre": "residual_last", "last": "trunk"}
+
+
+class LateNorm(layers.Layer):
+    """Shows no normalization before it is built."""
+
+    def build(self, shape):
+        self.norm = norm("lazy")
+        self.dense = layers.Dense(shape[-1])
+
+    def call(self, x):
+        return x + self.dense(self.norm(x))
+
+
+class LateTrainer(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = LateNorm(), LateNorm()
+
+    def train_step(self, data):
+        raise NotImplementedError
+
+
+def test_a_trainer_names_every_part_whose_inputs_it_asks_for():
+    with pytest.raises(ValueError, match="'first': .*'second': "):
+        roles(LateTrainer())
+    shapes = {"first": (None, 4), "second": (None, 4)}
+    assert len(find_roles(LateTrainer(), shapes)) == 2
+
+
 # The first look ---------------------------------------------------------------------------------
 
 
