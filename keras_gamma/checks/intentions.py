@@ -13,7 +13,7 @@ from keras_gamma.decay import application, places, shrinkage
 from keras_gamma.decay.decay_plan import DecayPlan
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.inner_optimizers import has_factors, parts
-from keras_gamma.decay.plan import Decision, GammaPlan
+from keras_gamma.decay.plan import Decision, GammaPlan, scales_of
 from keras_gamma.roles.classification import Role
 from keras_gamma.roles.finding import find_roles
 
@@ -187,9 +187,11 @@ def by_guidelines(model: keras.Model, guidelines: Any, inputs: Any) -> dict[int,
     """`Wish` for each trainable γ: whether it is to shrink, by whatever means."""
     guidelines = Guidelines.get(guidelines)
     wanted: dict[int, Wish] = {}
-    for gamma in find_roles(model, inputs):
+    roles = find_roles(model, inputs)
+    scales = scales_of(roles, guidelines)
+    for gamma in [*roles, *scales]:
         if gamma.variable.trainable:
-            factor, _ = guidelines.strictest(gamma.calls)
+            factor, _ = guidelines.strictest(gamma.calls, scale=gamma in scales)
             # A scale that is stored otherwise than as γ may be spared for that reason.
             shrinks = None if factor and gamma.neutral != 1.0 else factor > 0
             wanted[id(gamma.variable)] = Wish(gamma.role, True, shrinks=shrinks)
@@ -204,7 +206,7 @@ def _add(wish: Wish, plan: Any, entry: Any, strength: float) -> None:
         wish.was_frozen = entry.reason.startswith("Frozen")
         return
     wish.role = wish.role or entry.role
-    wish.is_gamma = wish.is_gamma or entry.kind == "γ"
+    wish.is_gamma = wish.is_gamma or entry.kind in ("γ", "scale")
     wish.decoupled = entry.factor * strength
 
 

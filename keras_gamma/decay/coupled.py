@@ -10,7 +10,7 @@ from keras_gamma.decay import application, places
 from keras_gamma.decay.application import AppliedPlan
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.penalties import Slot
-from keras_gamma.decay.plan import GammaPlan, decide
+from keras_gamma.decay.plan import GammaPlan, decide, scales_of
 from keras_gamma.decay.units import l2_from
 from keras_gamma.network.inputs import trace
 from keras_gamma.roles.finding import find_roles
@@ -81,5 +81,6 @@ def apply_guidelines(
     roles = find_roles(network)
     located = {id(at.variable): at.place for at in places.locate(network.model)}
     plan = GammaPlan(decide(roles, guidelines, strength, located), guidelines, strength)
-    slots = {gamma.path: Slot(gamma.layer, gamma.variable) for gamma in roles}
+    decided = [*roles, *scales_of(roles, guidelines)]
+    slots = {gamma.path: Slot(gamma.layer, gamma.variable) for gamma in decided}
     return application.put(plan, network.model, slots, overwrite)

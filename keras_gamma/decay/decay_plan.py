@@ -29,8 +29,9 @@ class DecayEntry:
 
     Args:
         path: string, the variable's path; a second variable of that path gets `#2`.
-        kind: string: `"γ"`, `"β"`, `"bias"`, `"1-d"` or `"weight"`.
-        role: a `Role` for γ, else `None`.
+        kind: string: `"γ"`, `"scale"` (another learned scale), `"β"`, `"bias"`, `"1-d"` or
+            `"weight"`.
+        role: a `Role` for γ and scales, else `None`.
         factor: float ≥ 0 that multiplies the optimizer's `weight_decay`; 0.0 excludes.
         reason: string, one plain sentence.
         place: string, where the variable is in the structure of the model (`"2.0:1"`: variable 1 of

@@ -17,6 +17,7 @@ from keras_gamma.decay import optimizer_records, penalties, places
 from keras_gamma.decay.decay_plan import DecayEntry, DecayPlan
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.inner_optimizers import has_factors, unwrap
+from keras_gamma.decay.plan import EFFECT_ON_SCALE, scales_of
 from keras_gamma.decay.shrinkage import decays_at_all
 from keras_gamma.decay.units import check_strength
 from keras_gamma.network.inputs import trace
@@ -34,7 +35,8 @@ def plan_weight_decay(
 ) -> DecayPlan:
     """Decides for every trainable variable whether weight decay acts on it. Sets nothing.
 
-    γ follow the guidelines, with their factors. Of the rest, weights are decayed; biases,
+    γ follow the guidelines, with their factors (so do other learned scales, if
+    `Guidelines(scales=…)` says so). Of the rest, weights are decayed; biases,
     β and other variables of one dimension are not, as in common recipes.
 
     Args:
@@ -66,7 +68,8 @@ def plan_weight_decay(
     guidelines = Guidelines.get(guidelines)
     network = trace(model, inputs)
     model, roles = network.model, find_roles(network)
-    gammas = {id(gamma.variable): gamma for gamma in roles}
+    scales = {id(note.variable): note for note in scales_of(roles, guidelines)}
+    gammas = {id(gamma.variable): gamma for gamma in roles} | scales
     norms = {id(gamma.layer) for gamma in roles} | {id(n.layer) for n in roles.notes}
     patterns = _compile(names)
     entries: list[DecayEntry] = []
@@ -74,7 +77,9 @@ def plan_weight_decay(
     for at in _trained(model):
         gamma = gammas.get(id(at.variable))
         if gamma is not None:
-            kind, factor, reason = "γ", *_decide_on_gamma(gamma, guidelines)
+            is_scale = id(at.variable) in scales
+            factor, reason = _decide_on_gamma(gamma, guidelines, is_scale)
+            kind = "scale" if is_scale else "γ"
         else:
             kind, factor, reason = _decide(at.variable, id(at.layer) in norms, biases, betas)
         found = [pattern for pattern in patterns if pattern.search(at.variable.path)]
@@ -113,9 +118,11 @@ def _compile(names: str | Iterable[str]) -> list[re.Pattern[str]]:
     return patterns
 
 
-def _decide_on_gamma(gamma: Any, guidelines: Guidelines) -> tuple[float, str]:
-    factor, call = guidelines.strictest(gamma.calls)
+def _decide_on_gamma(gamma: Any, guidelines: Guidelines, is_scale: bool) -> tuple[float, str]:
+    factor, call = guidelines.strictest(gamma.calls, scale=is_scale)
     reason: str = gamma.reason if call.role is gamma.role else call.reason
+    if factor and is_scale:
+        reason += EFFECT_ON_SCALE
     if factor and gamma.neutral is None:
         return 0.0, f"{reason} How its scale is stored is not known: register_normalization tells."
     if factor and gamma.neutral == 0.0:

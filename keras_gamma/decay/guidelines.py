@@ -39,6 +39,10 @@ class Guidelines:
         interior: bool or float ≥ 0.
         trunk: bool or float ≥ 0.
         other: bool or float ≥ 0.
+        scales: bool or float ≥ 0. Whether *other learned scales* (LayerScale, ReZero, a
+            channel-wise affine, the gain of a kernel), which are left alone by default, are treated
+            as γ of their role are; a number multiplies that strength. Decay pulls such a scale to
+            0, where what it scales is switched off. Ours, not the paper's.
 
     Raises:
         ValueError: for an unknown role, or a factor that is negative, NaN, infinite, or not a
@@ -62,9 +66,10 @@ class Guidelines:
     interior: bool | float = True
     trunk: bool | float = False
     other: bool | float = False
+    scales: bool | float = False
 
     def __new__(cls, *args: Any, **factors: Any) -> Guidelines:
-        unknown = [name for name in factors if name not in list(Role)]
+        unknown = [name for name in factors if name not in (*Role, "scales")]
         if unknown:
             raise ValueError(f"Unknown role {unknown[0]!r}. Roles are: {', '.join(Role)}.")
         return super().__new__(cls)
@@ -93,7 +98,7 @@ class Guidelines:
 
     @classmethod
     def all(cls) -> Guidelines:
-        """Regularize every γ, whatever its role."""
+        """Regularize every γ, whatever its role; no other learned scale."""
         return cls(True, True, True, True, True)
 
     @classmethod
@@ -122,7 +127,7 @@ class Guidelines:
         if name in _PRESETS:
             preset: Guidelines = getattr(cls, name)()
             return preset
-        factors = {str(role): 0.0 for role in Role}
+        factors = {str(role): 0.0 for role in (*Role, "scales")}
         named = set()
         for pair in name.split(","):
             role, equals, factor = (part.strip() for part in pair.partition("="))
@@ -131,7 +136,7 @@ class Guidelines:
                 raise ValueError(
                     f"Guidelines must be one of {', '.join(_PRESETS)}, or role=factor pairs such "
                     "as 'residual_last=1,interior=0.5' with each of the roles "
-                    f"{', '.join(Role)} at most once. Received: {text!r} ({problem})"
+                    f"{', '.join(Role)} (or scales) at most once. Received: {text!r} ({problem})"
                 )
             named.add(role)
             try:
@@ -168,16 +173,19 @@ class Guidelines:
             raise ValueError(f"Unknown role {role!r}. Roles are: {', '.join(Role)}.") from None
         return float(getattr(self, str(role)))
 
-    def strictest(self, calls: Sequence[Call]) -> tuple[float, Call]:
+    def strictest(self, calls: Sequence[Call], *, scale: bool = False) -> tuple[float, Call]:
         """The factor for a γ whose layer is called several times, and the call that decides it.
 
         A shared layer has a role per call, and is regularized only as far as every call allows.
 
         Args:
             calls: what has a `role`, one for each call; at least one.
+            scale: bool. Whether it is another learned scale than a γ.
         """
         decisive = min(calls, key=lambda call: self.factor(call.role))
-        return self.factor(decisive.role), decisive
+        times = float(self.scales) if scale else 1.0
+        return times * self.factor(decisive.role), decisive
 
     def __str__(self) -> str:
-        return ",".join(f"{role}={self.factor(role):g}" for role in Role)
+        roles = ",".join(f"{role}={self.factor(role):g}" for role in Role)
+        return f"{roles},scales={float(self.scales):g}" if self.scales else roles

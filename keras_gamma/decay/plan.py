@@ -73,10 +73,12 @@ def decide(
         A tuple of `PlanEntry`.
     """
     entries = []
-    for gamma in roles:
+    scales = scales_of(roles, guidelines)
+    for gamma in [*roles, *scales]:
+        is_scale = gamma in scales
         # The call that decides also names the role: a shared layer is never shown under one
         # whose factor it did not get.
-        factor, call = guidelines.strictest(gamma.calls)
+        factor, call = guidelines.strictest(gamma.calls, scale=is_scale)
         strength = factor * l2
         role, reason = gamma.role, gamma.reason
         if call.role is not gamma.role:
@@ -87,6 +89,8 @@ def decide(
             reason += " How its scale is stored is not known: register_normalization tells."
         elif strength and gamma.neutral == 0.0:
             reason += " The layer multiplies by γ = 1 + variable; the penalty is on 1 + variable."
+        if strength and is_scale:
+            reason += EFFECT_ON_SCALE
         if strength and not gamma.variable.trainable:
             reason = f"Frozen (trainable=False): no penalty until it is unfrozen. {reason}"
         decision = Decision.APPLY if strength > 0 else Decision.WITHHOLD
@@ -97,8 +101,28 @@ def decide(
             )
         )
     for note in roles.notes:
+        if note in scales:
+            continue
         entries.append(PlanEntry(note.path, note.kind, None, Decision.NONE, 0.0, note.reason))
     return tuple(entries)
+
+
+# LayerScale may start at 1e-5, and weight normalization's g at a length: none starts at 0 or 1.
+EFFECT_ON_SCALE = (
+    " Decay pulls it to 0, not to where it started: what it scales is weakened as a branch by γ."
+)
+
+
+def scales_of(roles: Any, guidelines: Guidelines) -> list[Any]:
+    """The notes on other learned scales that the guidelines treat as γ; none by default.
+
+    Args:
+        roles: a `RoleReport`, or anything alike.
+        guidelines: a `Guidelines`.
+    """
+    if not guidelines.scales:
+        return []
+    return [note for note in roles.notes if note.role is not None and note.variable is not None]
 
 
 class GammaPlan(Report[PlanEntry]):

@@ -29,6 +29,7 @@ class GainCall:
         neutral: float, the stored value that leaves the data unscaled: 1.0, or 0.0 where 1 is
             added to it.
         node: the number of the product's node.
+        kind: string: `"gain"`, or `"kernel_gain"` if it scales a kernel before that meets data.
     """
 
     layer: keras.Layer
@@ -36,6 +37,7 @@ class GainCall:
     variable: keras.Variable
     neutral: float
     node: int
+    kind: str = "gain"
 
 
 class Step(NamedTuple):

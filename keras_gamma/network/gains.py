@@ -6,6 +6,10 @@ scale of another kind: LayerScale's γ, ReZero's and SkipInit's α, a channel-wi
 `x * self.gain` shows its variable. `x * (1 + self.gain)`, or `x * ops.cast(self.gain, x.dtype)`,
 multiplies by numbers that do not tell where they come from. Then the trace is made once more, with
 numbers of their own in each variable, as fingerprints, only to look at the products.
+
+A kernel that is computed from weights may have a gain, too: weight normalization's g, or the gain
+of scaled weight standardization. There the length of each channel's kernel follows the gain's
+numbers.
 """
 
 import dataclasses
@@ -27,6 +31,11 @@ from keras_gamma.network.normalizations import (
 )
 from keras_gamma.network.recording import Recording
 
+_KERNELS = frozenset(
+    ("Conv", "ConvTranspose", "DepthwiseConv", "Dot", "Einsum", "Matmul", "Tensordot")
+)
+_FEWEST = 3  # channels whose lengths tell a gain from chance
+_TOLERANCE = 5e-3  # of those lengths
 _REACH = 6  # nodes between a gain and the normalization that it belongs to
 
 
@@ -75,6 +84,7 @@ class Gains:
         self, operation: Any, args: Sequence[Any], node: int, scope: Sequence[keras.Layer]
     ) -> None:
         """Notes the gain in a product of data, written as `node`."""
+        self._look_at_kernel(operation, args, node, scope)
         if operations.name_of(operation) != "Multiply" or len(args) != 2:
             return
         written = self._recording.nodes[node]
@@ -83,6 +93,46 @@ class Gains:
             gain = self.of(operand, scope)
             if gain is not None:
                 self._note(gain, written.inputs[0], node)
+
+    def _look_at_kernel(
+        self, operation: Any, args: Sequence[Any], node: int, scope: Sequence[keras.Layer]
+    ) -> None:
+        """Notes the gain of a kernel that is computed from weights."""
+        written = self._recording.nodes[node]
+        if written.kind not in (Kind.LINEAR, Kind.NONLINEAR) or len(written.inputs) != 1:
+            return
+        if isinstance(operation, keras.Layer):
+            operands = [getattr(operation, "kernel", None)]
+        elif operations.name_of(operation) in _KERNELS:
+            operands = [arg for arg in args if self._recording.number_of(arg) is None]
+        else:
+            return
+        for operand in operands:
+            for gain in self._of_kernel(operand, scope):
+                call = GainCall(
+                    gain.layer, gain.name, gain.variable, gain.neutral, node, "kernel_gain"
+                )
+                self._recording.gains.append(call)
+
+    def _of_kernel(self, operand: Any, scope: Sequence[keras.Layer]) -> Iterator[Gain]:
+        shape = tuple(getattr(operand, "shape", None) or ())
+        if len(shape) < 2 or isinstance(operand, (keras.Variable, keras.KerasTensor)):
+            return
+        held = [
+            h for h in _held(scope) if max(h[2].shape, default=0) in {d for d in shape if d > 1}
+        ]
+        if not held or self._scope is None:
+            self.unresolved |= bool(held)
+            return
+        number = operand.number() if hasattr(operand, "number") else operand
+        values = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(number, "float32")))
+        for layer, name, variable in held:
+            print_ = self._prints.get(id(variable))
+            if print_ is None:
+                continue
+            for neutral in (1.0, 0.0):
+                if _scales_kernel(values, print_.ravel() + (1.0 - neutral)):
+                    yield Gain(layer, name, variable, neutral)
 
     def of(self, operand: Any, scope: Sequence[keras.Layer]) -> Gain | None:
         """The variable of a layer being run that `operand` is, or is computed from."""
@@ -148,6 +198,18 @@ class Gains:
         for index, found in enumerate(recording.calls):
             if found.node in near and found.node > source:  # A part of what is one.
                 recording.calls[index] = dataclasses.replace(found, node=norm)
+
+
+def _scales_kernel(values: np.ndarray[Any, Any], numbers: np.ndarray[Any, Any]) -> bool:
+    """Whether the lengths of a kernel's channels, along some axis, go with `numbers`."""
+    if numbers.size < _FEWEST:
+        return False
+    for axis in (axis for axis, size in enumerate(values.shape) if size == numbers.size):
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        ratios = np.sqrt(np.sum(np.square(values), axis=others)) / numbers
+        if ratios.min() > 0 and ratios.max() - ratios.min() <= _TOLERANCE * ratios.max():
+            return True
+    return False
 
 
 def _entry(gain: Gain) -> Normalization:

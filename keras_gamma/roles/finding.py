@@ -49,7 +49,7 @@ class GammaRole:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Note:
-    """A layer that has no γ to decide on, and why it is mentioned.
+    """A layer that has no γ to decide on, or another learned scale, and why it is mentioned.
 
     Args:
         path: string, the layer's path, or the variable's.
@@ -59,6 +59,7 @@ class Note:
         role: the `Role` of a learned gain that is no normalization's, by the same definitions.
         variable: the `keras.Variable` that holds such a gain.
         neutral: 1.0, or 0.0 where the layer multiplies by `1 + variable`.
+        calls: tuple of `Verdict(role, reason)`, one for each use of such a gain.
     """
 
     path: str
@@ -68,6 +69,7 @@ class Note:
     role: Role | None = None
     variable: keras.Variable | None = None
     neutral: float | None = None
+    calls: tuple[Verdict, ...] = ()
 
 
 class RoleReport(Report[GammaRole]):
@@ -167,9 +169,10 @@ def find_roles(model: keras.Model | Network, inputs: Any = None) -> RoleReport:
     for layer in flatten_layers(network.model):
         notes += _unseen(layer, network, found)
     gains = _gains(network, found)
-    known = {note.path for note in gains}
-    notes = [note for note in notes if note.path not in known] + gains
-    return RoleReport(_entries(found.values()), notes)
+    known = {id(note.variable) for note in gains}
+    notes = [n for n in notes if n.variable is None or id(n.variable) not in known] + gains
+    seen: collections.Counter[str] = collections.Counter()
+    return RoleReport([*_entries(found.values(), seen)], _numbered(notes, seen))
 
 
 def _unseen(layer: keras.Layer, network: Network, found: dict[int, _Found]) -> list[Note]:
@@ -178,7 +181,7 @@ def _unseen(layer: keras.Layer, network: Network, found: dict[int, _Found]) -> l
     if normalizations.is_layer_scale(layer):
         reason = "LayerScale's gain is not a normalization's: it is left alone."
         gains = normalizations.own_variables(layer).values()
-        return [Note(gain.path, layer, "layer_scale", reason) for gain in gains]
+        return [Note(v.path, layer, "layer_scale", reason, variable=v) for v in gains]
     entry = normalizations.registered(layer)
     if entry is None and normalizations.looks_like_normalization(layer):
         if id(layer) in network.rejected:
@@ -222,20 +225,30 @@ def _gains(network: Network, found: Container[int]) -> list[Note]:
     notes = []
     for several in calls.values():
         gain = several[0]
-        verdict = weightiest([judge(network.graph, joins, call.node) for call in several])
-        kind = "layer_scale" if normalizations.is_layer_scale(gain.layer) else "gain"
+        verdicts = tuple(judge(network.graph, joins, call.node) for call in several)
+        verdict = weightiest(verdicts)
+        kind = "layer_scale" if normalizations.is_layer_scale(gain.layer) else gain.kind
         notes.append(
             Note(
                 path=gain.variable.path,
                 layer=gain.layer,
                 kind=kind,
-                reason=f"A learned gain, not a normalization's: it is left alone. {verdict.reason}",
+                reason=f"A learned scale, no γ: left to Guidelines(scales=…). {verdict.reason}",
                 role=verdict.role,
                 variable=gain.variable,
                 neutral=gain.neutral,
+                calls=verdicts,
             )
         )
     return notes
+
+
+def _numbered(notes: Iterable[Note], seen: collections.Counter[str]) -> Iterator[Note]:
+    """Notes with unique paths: blocks may give their layers the same names."""
+    for note in notes:
+        seen[note.path] += 1
+        path = note.path if seen[note.path] == 1 else f"{note.path}#{seen[note.path]}"
+        yield dataclasses.replace(note, path=path)
 
 
 def _rejected(layer: keras.Layer, path: str) -> list[Note]:
@@ -248,8 +261,7 @@ def _rejected(layer: keras.Layer, path: str) -> list[Note]:
     return [Note(path, layer, normalizations.kind_from_name(type(layer)), reason)]
 
 
-def _entries(found: Iterable[_Found]) -> Iterator[GammaRole]:
-    seen: collections.Counter[str] = collections.Counter()
+def _entries(found: Iterable[_Found], seen: collections.Counter[str]) -> Iterator[GammaRole]:
     for gamma in found:
         path, calls = gamma.variable.path, gamma.verdicts
         seen[path] += 1

@@ -205,7 +205,7 @@ class Structure:
 
 def works(path):
     """Whether weights and an activation, or a norm, lie on a path."""
-    weights = any(operation.weights for operation in path if not is_norm(operation))
+    weights = any(getattr(operation, "weights", ()) for operation in path if not is_norm(operation))
     return weights and any(is_norm(operation) or not linear(operation) for operation in path)
 
 

@@ -71,6 +71,51 @@ def test_numbers_that_were_looked_at_by_fingerprint_stay_as_they_are():
     assert ops.convert_to_numpy(factor) == pytest.approx(1.0 + 1e-5)
 
 
+class WeightNormalized(layers.Layer):
+    """w = g · v / ‖v‖, or (v − mean) / (std · √n) times a gain: as NFNet writes it."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def build(self, shape):
+        self.v = self.add_weight(shape=(3, shape[-1], shape[-1]), name="v")
+        self.g = self.add_weight(shape=(shape[-1],), initializer="ones", name="g")
+        self.bias = self.add_weight(shape=(shape[-1],), initializer="zeros", name="bias")
+
+    def call(self, x):
+        return ops.conv(x, self.form(self.v, self.g), padding="same") + self.bias
+
+
+def weight_normalization(v, g):
+    return g * v / ops.sqrt(ops.sum(ops.square(v), axis=(0, 1), keepdims=True))
+
+
+def scaled_standardization(v, g):
+    mean, variance = ops.moments(v, (0, 1), keepdims=True)
+    return (v - mean) * (ops.rsqrt(variance * 24 + 1e-4) * g)
+
+
+@pytest.mark.parametrize("form", [weight_normalization, scaled_standardization])
+def test_the_gain_of_a_kernel_has_a_role(form):
+    x = keras.Input((6, 8))
+    first, last, head = (WeightNormalized(form) for _ in range(3))
+    y = layers.ReLU()(layers.LayerNormalization(name="norm")(first(x)))
+    model = keras.Model(x, head(layers.Add()([x, last(y)])))
+    roles = find_roles(model)
+    found = {id(note.variable): (str(note.role), note.kind) for note in roles.notes}
+    expected = {first: "interior", last: "residual_last", head: "trunk"}
+    assert found == {id(layer.g): (role, "kernel_gain") for layer, role in expected.items()}
+    assert [str(gamma.role) for gamma in roles] == ["residual_last"]
+
+
+def test_a_kernel_without_a_gain_has_none():
+    x = keras.Input((6, 8))
+    layer = WeightNormalized(lambda v, g: v / ops.sqrt(ops.sum(ops.square(v), (0, 1), True)))
+    model = keras.Model(x, layer(x))
+    assert find_roles(model).notes == ()
+
+
 class Large(layers.Layer):
     """A residual block with a normalization written out, and a projection."""
 

@@ -99,7 +99,7 @@ class LateTrainer(keras.Model):
 
 
 def test_a_trainer_names_every_part_whose_inputs_it_asks_for():
-    with pytest.raises(ValueError, match="'first': .*'second': "):
+    with pytest.raises(ValueError, match=r"'first': .*'second': "):
         roles(LateTrainer())
     shapes = {"first": (None, 4), "second": (None, 4)}
     assert len(find_roles(LateTrainer(), shapes)) == 2
