@@ -99,15 +99,11 @@ class Gains:
     ) -> None:
         """Notes the gain of a kernel that is computed from weights."""
         written = self._recording.nodes[node]
-        if written.kind not in (Kind.LINEAR, Kind.NONLINEAR) or len(written.inputs) != 1:
+        if written.kind is not Kind.LINEAR or len(written.inputs) != 1:
             return
-        if isinstance(operation, keras.Layer):
-            operands = [getattr(operation, "kernel", None)]
-        elif operations.name_of(operation) in _KERNELS:
-            operands = [arg for arg in args if self._recording.number_of(arg) is None]
-        else:
+        if operations.name_of(operation) not in _KERNELS:
             return
-        for operand in operands:
+        for operand in (arg for arg in args if self._recording.number_of(arg) is None):
             for gain in self._of_kernel(operand, scope):
                 call = GainCall(
                     gain.layer, gain.name, gain.variable, gain.neutral, node, "kernel_gain"

@@ -9,7 +9,7 @@ from keras_gamma import GammaPlan, Guidelines, apply_guidelines, exclude_from_we
 from keras_gamma.decay import plan_weight_decay
 
 
-@keras.saving.register_keras_serializable(package="keras_gamma_tests")
+@keras.saving.register_keras_serializable(package="keras_gamma_tests", name="PlannedScale")
 class Scale(layers.Layer):
     def build(self, shape):
         self.by = self.add_weight(shape=(shape[-1],), initializer="ones", name="by")
