@@ -89,7 +89,7 @@ def test_wrong_texts(text, problem):
     assert str(error.value) == (
         "Guidelines must be one of paper, none, all, or role=factor pairs such as "
         "'residual_last=1,interior=0.5' with each of the roles residual_last, shortcut, interior, "
-        f"trunk, other at most once. Received: {text!r} ({problem})"
+        f"trunk, other (or scales) at most once. Received: {text!r} ({problem})"
     )
 
 

@@ -71,7 +71,7 @@ def test_numbers_that_were_looked_at_by_fingerprint_stay_as_they_are():
     assert ops.convert_to_numpy(factor) == pytest.approx(1.0 + 1e-5)
 
 
-class WeightNormalized(layers.Layer):
+class ComputedKernel(layers.Layer):
     """w = g · v / ‖v‖, or (v − mean) / (std · √n) times a gain: as NFNet writes it."""
 
     def __init__(self, form):
@@ -99,7 +99,7 @@ def scaled_standardization(v, g):
 @pytest.mark.parametrize("form", [weight_normalization, scaled_standardization])
 def test_the_gain_of_a_kernel_has_a_role(form):
     x = keras.Input((6, 8))
-    first, last, head = (WeightNormalized(form) for _ in range(3))
+    first, last, head = (ComputedKernel(form) for _ in range(3))
     y = layers.ReLU()(layers.LayerNormalization(name="norm")(first(x)))
     model = keras.Model(x, head(layers.Add()([x, last(y)])))
     roles = find_roles(model)
@@ -111,7 +111,7 @@ def test_the_gain_of_a_kernel_has_a_role(form):
 
 def test_a_kernel_without_a_gain_has_none():
     x = keras.Input((6, 8))
-    layer = WeightNormalized(lambda v, g: v / ops.sqrt(ops.sum(ops.square(v), (0, 1), True)))
+    layer = ComputedKernel(lambda v, g: v / ops.sqrt(ops.sum(ops.square(v), (0, 1), True)))
     model = keras.Model(x, layer(x))
     assert find_roles(model).notes == ()
 
