@@ -92,6 +92,7 @@ def outcome(kind, model, road, folder):
     return TOLD
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("road", [name for name in TABLE if not name.startswith("in_another")])
 def test_roads(road, kind, tmp_path):

@@ -210,6 +210,7 @@ def cv_backbone():
     )
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", [hub_backbone, cv_backbone])
 def test_backbones_of_keras_hub_and_keras_cv(tmp_path, make):
     backbone = make()

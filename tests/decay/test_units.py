@@ -50,6 +50,7 @@ def test_copying_the_number_over_is_a_tenfold_error():
     assert decoupled(converted, 0.1, momentum=0.9) == pytest.approx(0.0100, abs=1e-4)
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("decay", [1e-3, 1e-2])

@@ -172,7 +172,7 @@ def distance(one, other):
 @pytest.mark.parametrize(
     ("decays", "one", "name", "workers", "replicas"),
     [
-        ("coupled decoupled clipped", "one", "mirrored", 1, 2),
+        pytest.param("coupled decoupled clipped", "one", "mirrored", 1, 2, marks=SLOW),
         pytest.param("coupled decoupled clipped", "one", "workers", 2, 2, marks=SLOW),
         pytest.param("coupled decoupled clipped", "one", "devices", 2, 4, marks=SLOW),
         pytest.param("coupled decoupled", "jax_one", "jax_mirrored", 1, 2, marks=SLOW),

@@ -539,6 +539,7 @@ def test_a_setting_is_written_once():
             settings.define(Settings, other=1)
 
 
+@pytest.mark.slow
 def test_help_lists_the_flags():
     script = str(ROOT / "examples" / "train_resnet.py")
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)

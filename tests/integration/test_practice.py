@@ -211,6 +211,7 @@ def finished(tmp_path_factory):
     return root, printed
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_best_epoch(finished):
     root, printed = finished
     metrics = json.loads((root / "chosen" / "metrics.json").read_text())
@@ -226,6 +227,7 @@ def test_a_run_ends_with_its_best_epoch(finished):
     assert f"accuracy {metrics['final_test_accuracy']:.4f}" in shown
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_stays_as_it_was(finished):
     root, printed = finished
     before, after = (

@@ -202,6 +202,7 @@ def finished(tmp_path_factory):
     return root, printed
 
 
+@pytest.mark.slow
 def test_runs_end_with_their_scores(finished):
     root, printed = finished
     assert "DISAGREES" not in printed and printed.count("Audit: ") == 2
@@ -217,6 +218,7 @@ def test_runs_end_with_their_scores(finished):
     assert len(lines) >= 3 * 2000
 
 
+@pytest.mark.slow
 def test_the_mean_is_that_over_tokens(finished):
     root, _ = finished
     metrics = json.loads((root / "translation" / "metrics.json").read_text())
