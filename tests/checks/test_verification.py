@@ -20,8 +20,8 @@ NOT_TESTABLE = {
     "perceiver": "the norm of the learned queries follows no input",
     "conditioned_in_every_block": "what a condition adds is no skip: trunk looks like other",
 }
-# Where the role by hand is `other` because reading ends at a closed part, and running says more; and
-# where what follows saturates: four times γ then moves nothing, as if a norm had absorbed it.
+# Where the role by hand is `other` because reading ends at a closed part, and running says more;
+# and where what follows saturates: four times γ moves nothing, as if a norm had absorbed it.
 MEASURED_NOT_READ = {
     "softsign_written_out": {"ln1": "interior"},
     "opaque_backend": {"bn1": "interior"},
