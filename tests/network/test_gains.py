@@ -92,6 +92,7 @@ def weight_normalization(v, g):
 
 
 def scaled_standardization(v, g):
+    v = ops.convert_to_tensor(v)  # JAX takes no variable there.
     mean, variance = ops.moments(v, (0, 1), keepdims=True)
     return (v - mean) * (ops.rsqrt(variance * 24 + 1e-4) * g)
 
