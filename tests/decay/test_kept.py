@@ -107,7 +107,7 @@ def test_roads(road, kind, tmp_path):
     "road",
     [
         pytest.param("in_another_process", marks=pytest.mark.slow),
-        pytest.param("in_another_backend"),
+        pytest.param("in_another_backend", marks=pytest.mark.slow),
     ],
 )
 def test_all_at_once_in_another_process(road, tmp_path):

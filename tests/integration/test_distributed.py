@@ -192,6 +192,7 @@ def test_losses_and_weights_are_those_of_one_replica(trained, decays, one, name,
             np.testing.assert_allclose(here["history"][key], values, rtol=1e-4)
 
 
+@SLOW
 def test_the_comparison_would_see_a_decay_or_a_clipping_that_is_lost(trained):
     folder, _ = trained("one")
     results = {d: result(folder, d)[1] for d in ("coupled", "none", "decoupled", "unspared")}

@@ -67,31 +67,42 @@ def images(data_dir):
     return loading.load_images("digits", data_dir=str(data_dir), validation_split="none")
 
 
+FEW = ("--epochs=1", "--warmup_epochs=0", "--max_steps_per_epoch=2", "--batch_size=8")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir):
     """Several finished runs, by name, and what was printed."""
     root = tmp_path_factory.mktemp("runs")
-    few = ["--epochs=1", "--warmup_epochs=0", "--max_steps_per_epoch=2", "--batch_size=8"]
+    decoupled = [*FEW, "--optimizer=adamw", "--decay=decoupled"]
     printed = drive(
         [
             {"flags": run_flags(root / "plain", data_dir)},
-            {"flags": run_flags(root / "mixed", data_dir, *few, "--mixed_precision")},
+            {"flags": run_flags(root / "decoupled", data_dir, *decoupled)},
+        ]
+    )
+    assert "error:" not in printed
+    return root, printed
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory, data_dir):
+    """The folder of further finished runs, by name."""
+    root = tmp_path_factory.mktemp("runs")
+    printed = drive(
+        [
+            {"flags": run_flags(root / "mixed", data_dir, *FEW, "--mixed_precision")},
+            {"flags": run_flags(root / "keras_cv", data_dir, *FEW, "--model=keras_cv_resnet18")},
             {
                 "flags": run_flags(
-                    root / "decoupled", data_dir, *few, "--optimizer=adamw", "--decay=decoupled"
-                )
-            },
-            {"flags": run_flags(root / "keras_cv", data_dir, *few, "--model=keras_cv_resnet18")},
-            {
-                "flags": run_flags(
-                    root / "cifar", root / "cifar_data", *few, "--dataset=cifar10", "--flip"
+                    root / "cifar", root / "cifar_data", *FEW, "--dataset=cifar10", "--flip"
                 ),
                 "mock": True,
             },
         ]
     )
     assert "error:" not in printed
-    return root, printed
+    return root
 
 
 # --- digits ---------------------------------------------------------------------------------------
@@ -646,18 +657,18 @@ def test_the_saved_model_scores_what_was_reported(finished, images):
     assert len(model.losses) == 10 + 6  # kernels; γ of 3 residual_last and 3 interior
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixed", "keras_cv", "cifar"])
-def test_other_runs_finish(finished, name):
-    root, _ = finished
-    metrics = json.loads((root / name / "metrics.json").read_text())
+def test_other_runs_finish(others, name):
+    metrics = json.loads((others / name / "metrics.json").read_text())
     assert metrics["epochs"] == 1 and np.isfinite(metrics["final_loss"])
     if name == "cifar":
         assert metrics["dataset"]["shape"] == [32, 32, 3]
 
 
-def test_mixed_precision_computes_in_halves_with_whole_weights(finished):
-    root, _ = finished
-    model = keras.models.load_model(root / "mixed" / "model.keras")
+@pytest.mark.slow
+def test_mixed_precision_computes_in_halves_with_whole_weights(others):
+    model = keras.models.load_model(others / "mixed" / "model.keras")
     assert model.get_layer("stem_conv").compute_dtype == "float16"
     assert model.get_layer("logits").compute_dtype == "float32"
     assert {v.dtype for v in model.trainable_variables} == {"float32"}

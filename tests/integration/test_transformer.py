@@ -216,6 +216,7 @@ def test_wrong_choices_are_refused(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_samples_are_repeatable():
     keras.utils.set_random_seed(0)
     model, size = gpt(), Size(**SMALL)
