@@ -5,19 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from examples.core.files import write_atomic
 from examples.core.run_state import Progress
 from examples.core.training_settings import RunSettings, TrainingSettings
-from examples.data import arrays, sentences, tokens
-from examples.experiments import pictures
+from examples.data import sentences, tokens
+from examples.tasks import confusion
 from examples.tasks.image_task import ImageSettings
-from examples.tasks.sentences import SentenceSettings, asked, length_for, sizes
+from examples.tasks.sentences import SentenceSettings, SentenceTask, asked, length_for, sizes
 
 
-class ClassificationTask:
+class ClassificationTask(SentenceTask):
     """Texts with labels, and a model for them.
 
     Args:
@@ -73,30 +71,6 @@ class ClassificationTask:
     def make_metrics(self) -> list[keras.metrics.Metric]:
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
-    def train_batches(
-        self, *, steps: int, first_epoch: int, first_step: int = 0
-    ) -> tf.data.Dataset:
-        return arrays.train_batches(
-            self._parts["train"],
-            _wide,
-            size=self.train_size,
-            batch_size=self._training.batch_size,
-            steps=steps,
-            first_epoch=first_epoch,
-            first_step=first_step,
-            epochs=self._training.epochs,
-            seed=self._training.seed,
-        )
-
-    def validation_batches(self) -> tf.data.Dataset | None:
-        return self._in_order("validation") if len(self._parts["validation"][1]) else None
-
-    def test_batches(self) -> tf.data.Dataset:
-        return self._in_order("test")
-
-    def _in_order(self, part: str) -> tf.data.Dataset:
-        return arrays.in_order(self._parts[part], _wide, self._eval_batch_size)
-
     def results(self, progress: Progress, test: Mapping[str, float]) -> dict[str, Any]:
         return {
             "final_test_accuracy": test["accuracy"],
@@ -109,15 +83,11 @@ class ClassificationTask:
         return f"test accuracy {metrics['final_test_accuracy']:.4f}"
 
     def finish(self, model: keras.Model, directory: Path) -> None:
-        counts = np.zeros((len(self.data.classes),) * 2, int)
-        for texts, labels in self.test_batches():
-            found = np.argmax(model.predict_on_batch(texts.numpy()), axis=-1)
-            np.add.at(counts, (labels.numpy(), found), 1)
-        path = directory / "confusion.png"
-        pictures.confusion_matrix(counts, path)
-        print(f"Confusion matrix in {path}")
-        if self.tokens.pieces is not None:
-            write_atomic(directory / "pieces.spm", self.tokens.pieces)
+        confusion.draw(model, self.test_batches(), self.classes, directory)
+        self.keep_pieces(directory)
+
+    def _shown(self, part: str) -> Callable[..., Any]:
+        return _wide
 
 
 def _wide(batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from examples.core.run_state import Progress
@@ -14,7 +13,7 @@ from examples.core.settings import setting
 from examples.core.training_settings import RunSettings, TrainingSettings
 from examples.data import batches, loading
 from examples.data.augmentation import AugmentationSettings, make_augmentation
-from examples.experiments import pictures
+from examples.tasks import confusion
 
 _MANY = 20  # classes, from which on it is told how often the right one is among five
 
@@ -171,10 +170,4 @@ class ImageTask:
         return f"test accuracy {metrics['final_test_accuracy']:.4f}"
 
     def finish(self, model: keras.Model, directory: Path) -> None:
-        counts = np.zeros((self.images.num_classes,) * 2, int)
-        for images, labels in self.test_batches():
-            found = np.argmax(model.predict_on_batch(images.numpy()), axis=-1)
-            np.add.at(counts, (labels.numpy(), found), 1)
-        path = directory / "confusion.png"
-        pictures.confusion_matrix(counts, path)
-        print(f"Confusion matrix in {path}")
+        confusion.draw(model, self.test_batches(), self.images.num_classes, directory)

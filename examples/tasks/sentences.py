@@ -1,12 +1,19 @@
-"""What the tasks of sentences share: their flags, and their texts as numbers."""
+"""What the tasks of sentences share: their flags, their texts as numbers, and their batches."""
 
 import dataclasses
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
 
 from examples.core.cli import UsageError
+from examples.core.files import write_atomic
 from examples.core.settings import setting
 from examples.core.training_settings import RunSettings, TrainingSettings
-from examples.data import tokens
+from examples.data import arrays, tokens
 from examples.data.sentences import Asked, Sentences
 from examples.data.tokens import Tokens
 from examples.tasks.image_task import ImageSettings
@@ -59,3 +66,46 @@ def sizes(data: Sentences) -> str:
         f"{size['train']:,} texts to learn from, {size['validation']:,} to validate on, "
         f"{size['test']:,} to test on"
     )
+
+
+class SentenceTask(ABC):
+    """The batches of a task of sentences; a subclass sets the attributes when it is made."""
+
+    tokens: Tokens
+    train_size: int
+    _training: TrainingSettings
+    _eval_batch_size: int
+    _parts: dict[str, tuple[np.ndarray, np.ndarray]]  # name -> texts, and what is asked for
+
+    @abstractmethod
+    def _shown(self, part: str) -> Callable[..., Any]:
+        """Returns the function from a batch of a part to what the model is trained on."""
+
+    def train_batches(
+        self, *, steps: int, first_epoch: int, first_step: int = 0
+    ) -> tf.data.Dataset:
+        return arrays.train_batches(
+            self._parts["train"],
+            self._shown("train"),
+            size=self.train_size,
+            batch_size=self._training.batch_size,
+            steps=steps,
+            first_epoch=first_epoch,
+            first_step=first_step,
+            epochs=self._training.epochs,
+            seed=self._training.seed,
+        )
+
+    def validation_batches(self) -> tf.data.Dataset | None:
+        return self._in_order("validation") if len(self._parts["validation"][1]) else None
+
+    def test_batches(self) -> tf.data.Dataset:
+        return self._in_order("test")
+
+    def _in_order(self, part: str) -> tf.data.Dataset:
+        return arrays.in_order(self._parts[part], self._shown(part), self._eval_batch_size)
+
+    def keep_pieces(self, directory: Path) -> None:
+        """Writes the pieces that were learned, if any, beside the model."""
+        if self.tokens.pieces is not None:
+            write_atomic(directory / "pieces.spm", self.tokens.pieces)

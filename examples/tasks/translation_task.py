@@ -11,18 +11,18 @@ import tensorflow as tf
 from examples.core.files import write_atomic
 from examples.core.run_state import Progress
 from examples.core.training_settings import RunSettings, TrainingSettings
-from examples.data import arrays, sentences, tokens
+from examples.data import sentences, tokens
 from examples.models.blocks import Size
 from examples.models.text_codes import PAD
 from examples.models.transformer import keras_hub
 from examples.tasks.image_task import ImageSettings
-from examples.tasks.sentences import SentenceSettings, asked, length_for, sizes
+from examples.tasks.sentences import SentenceSettings, SentenceTask, asked, length_for, sizes
 
 _SHOWN = 5
 _AT_ONCE = 128  # texts, when translating
 
 
-class TranslationTask:
+class TranslationTask(SentenceTask):
     """Texts with translations, and a model for them.
 
     Args:
@@ -93,31 +93,7 @@ class TranslationTask:
             keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
         ]
 
-    def train_batches(
-        self, *, steps: int, first_epoch: int, first_step: int = 0
-    ) -> tf.data.Dataset:
-        return arrays.train_batches(
-            self._parts["train"],
-            self._shifted("train"),
-            size=self.train_size,
-            batch_size=self._training.batch_size,
-            steps=steps,
-            first_epoch=first_epoch,
-            first_step=first_step,
-            epochs=self._training.epochs,
-            seed=self._training.seed,
-        )
-
-    def validation_batches(self) -> tf.data.Dataset | None:
-        return self._in_order("validation") if len(self._parts["validation"][1]) else None
-
-    def test_batches(self) -> tf.data.Dataset:
-        return self._in_order("test")
-
-    def _in_order(self, part: str) -> tf.data.Dataset:
-        return arrays.in_order(self._parts[part], self._shifted(part), self._eval_batch_size)
-
-    def _shifted(self, part: str) -> Callable[[Any], Any]:
+    def _shown(self, part: str) -> Callable[..., Any]:
         """From sources and targets to inputs, labels and weights.
 
         Padding weighs nothing, and tokens so much that a part's mean is that over its tokens; it is
@@ -172,8 +148,7 @@ class TranslationTask:
         write_atomic(path, "".join(lines).encode())
         print(f"Translations of the test set, below what is right, in {path}:")
         print("".join(lines[:_SHOWN]), end="", flush=True)
-        if self.tokens.pieces is not None:
-            write_atomic(directory / "pieces.spm", self.tokens.pieces)
+        self.keep_pieces(directory)
 
 
 def scores(found: list[str], right: list[str]) -> dict[str, float]:
