@@ -113,11 +113,11 @@ def _is_one_sum(graph: Graph, part: Join, inner: int, operand: int, outer: int) 
         return True
     others = [source for source in graph.sources[outer] if source != operand]
     whole = _fork(graph, [*part.operands, *others])
+    if whole is None or (part.residual and part.fork != whole):
+        return False
     # `h + (a(h) + shift(t))` begins at its skip h, also where h itself was made with t.
     begins = _fork(graph, [operand, *others])
-    if begins != whole and begins in {graph.roots[other] for other in others}:
-        return False
-    return whole is not None and (not part.residual or part.fork == whole)
+    return begins == whole or begins not in {graph.roots[other] for other in others}
 
 
 def _find_skip(graph: Graph, join: Join) -> None:
