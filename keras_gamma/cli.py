@@ -291,7 +291,7 @@ def _update(model: "keras.Model", inputs: Any) -> tuple[str, bool]:
 
 def _compare(model: "keras.Model", inputs: Any) -> tuple[str, bool]:
     import keras_gamma
-    from keras_gamma.decay.plan import decide
+    from keras_gamma.decay.deciding import decide
 
     file = str(_GOLDEN.value)
     try:

@@ -11,9 +11,11 @@ import keras
 from keras_gamma.checks.effects import Effect
 from keras_gamma.decay import application, places, shrinkage
 from keras_gamma.decay.decay_plan import DecayPlan
+from keras_gamma.decay.deciding import scales_of
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.inner_optimizers import has_factors, parts
-from keras_gamma.decay.plan import Decision, GammaPlan, scales_of
+from keras_gamma.decay.plan import GammaPlan
+from keras_gamma.decay.plan_entry import Decision
 from keras_gamma.roles.classification import Role
 from keras_gamma.roles.finding import find_roles
 

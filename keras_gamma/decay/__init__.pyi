@@ -7,9 +7,9 @@ from .decoupled import AppliedDecayPlan as AppliedDecayPlan
 from .decoupled import exclude_from_weight_decay as exclude_from_weight_decay
 from .decoupled import plan_weight_decay as plan_weight_decay
 from .guidelines import Guidelines as Guidelines
-from .plan import Decision as Decision
 from .plan import GammaPlan as GammaPlan
-from .plan import PlanEntry as PlanEntry
+from .plan_entry import Decision as Decision
+from .plan_entry import PlanEntry as PlanEntry
 from .rebuilding import carry_over as carry_over
 from .rebuilding import clone_model as clone_model
 from .rebuilding import from_preset as from_preset

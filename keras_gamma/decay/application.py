@@ -22,7 +22,8 @@ from keras_gamma.decay.decay_plan import DecayPlan
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.inner_optimizers import holds_several, parts, unwrap
 from keras_gamma.decay.penalties import Change, Slot, Undo
-from keras_gamma.decay.plan import Decision, GammaPlan, PlanEntry
+from keras_gamma.decay.plan import GammaPlan
+from keras_gamma.decay.plan_entry import Decision, PlanEntry
 from keras_gamma.network import normalizations
 
 

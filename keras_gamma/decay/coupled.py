@@ -8,9 +8,10 @@ import keras
 
 from keras_gamma.decay import application, places
 from keras_gamma.decay.application import AppliedPlan
+from keras_gamma.decay.deciding import decide, scales_of
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.penalties import Slot
-from keras_gamma.decay.plan import GammaPlan, decide, scales_of
+from keras_gamma.decay.plan import GammaPlan
 from keras_gamma.decay.units import l2_from
 from keras_gamma.network.inputs import trace
 from keras_gamma.roles.finding import find_roles

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +10,13 @@ import keras
 
 from keras_gamma.decay import doses, plan_files
 from keras_gamma.decay.guidelines import Guidelines
+from keras_gamma.decay.stored_plan import StoredPlan
 from keras_gamma.decay.units import check_strength
-from keras_gamma.report.base import Report
 from keras_gamma.report.columns import Column
 from keras_gamma.roles.classification import Role
 
 if TYPE_CHECKING:
     from keras_gamma.decay.decoupled import AppliedDecayPlan
-
-_WHAT = "decay plan"
-_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +53,7 @@ def _verdict(factor: float) -> str:
     return "decayed" if factor == 1 else f"decayed ×{factor:g}"
 
 
-class DecayPlan(Report[DecayEntry]):
+class DecayPlan(StoredPlan[DecayEntry]):
     """What weight decay does to every trainable variable of a model. Printed, it is a table.
 
     A value: it can be stored, compared, given to an optimizer of `keras_gamma.optimizers`, and put
@@ -74,6 +70,8 @@ class DecayPlan(Report[DecayEntry]):
     """
 
     format = "keras_gamma.decay_plan"
+    version = 1
+    what = "decay plan"
     columns = (
         Column("path", "variable"),
         Column("kind"),
@@ -88,18 +86,8 @@ class DecayPlan(Report[DecayEntry]):
         guidelines: Guidelines,
         weight_decay: float | str | None = "?",
     ) -> None:
-        super().__init__(entries)
-        self.guidelines = guidelines
+        super().__init__(entries, guidelines)
         self.weight_decay = weight_decay
-        plan_files.require_unique("A decay plan", (e.path for e in self))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, DecayPlan):
-            return NotImplemented
-        mine, theirs = ((p._entries, p.guidelines, p.weight_decay) for p in (self, other))
-        return mine == theirs
-
-    __hash__ = None  # type: ignore[assignment]
 
     def factors(self) -> dict[str, float]:
         """Path -> factor, for the optimizers of `keras_gamma.optimizers`."""
@@ -107,51 +95,16 @@ class DecayPlan(Report[DecayEntry]):
 
     # Storing --------------------------------------------------------------------------------
 
-    def to_json(self) -> str:
-        """The plan as a JSON text that `from_json` reads back to an equal plan."""
-        return plan_files.to_json(
-            self.format,
-            _VERSION,
-            guidelines=dataclasses.asdict(self.guidelines),
-            weight_decay=self.weight_decay,
-            entries=[dataclasses.asdict(entry) for entry in self],
-        )
+    def _strength(self) -> dict[str, Any]:
+        return {"weight_decay": self.weight_decay}
 
     @classmethod
-    @plan_files.in_one_line()
-    def from_json(cls, text: str | bytes) -> DecayPlan:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            ValueError: if `text` is not such a plan.
-        """
-        content = plan_files.from_json(text, cls.format, _VERSION, _WHAT)
-        try:
-            entries = [read_entry(number, e) for number, e in enumerate(content["entries"])]
-            strength = content["weight_decay"]
-            if strength not in (None, "?"):
-                strength = check_strength("weight_decay", strength)
-            return DecayPlan(entries, Guidelines(**content["guidelines"]), strength)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"Malformed {_WHAT}: {type(error).__name__}: {error}") from None
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `to_json()` to the file `path`."""
-        plan_files.save(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> DecayPlan:
-        """Reads a plan that `save` wrote.
-
-        Raises:
-            OSError: if the file cannot be read.
-            ValueError: if it is not a plan.
-        """
-        text = plan_files.load(path, _WHAT)
-        try:
-            return cls.from_json(text)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+    def _read(cls, content: dict[str, Any], guidelines: Guidelines) -> DecayPlan:
+        strength = content["weight_decay"]
+        if strength not in (None, "?"):
+            strength = check_strength("weight_decay", strength)
+        entries = (read_entry(n, e, cls.what) for n, e in enumerate(content["entries"]))
+        return DecayPlan(entries, guidelines, strength)
 
     # Applying -------------------------------------------------------------------------------
 
@@ -229,13 +182,13 @@ class DecayPlan(Report[DecayEntry]):
         return f"{told}\n{doses.tell(strengths, learning_rate, steps) or 'No γ decays.'}"
 
 
-def read_entry(number: int, content: Any) -> DecayEntry:
+def read_entry(number: int, content: Any, what: str) -> DecayEntry:
     """The `number`th entry of a plan, from what `dataclasses.asdict` made of it.
 
     Raises:
         ValueError: if it is none.
     """
-    where = f"Malformed {_WHAT}: entry {number}"
+    where = f"Malformed {what}: entry {number}"
     content = plan_files.fields_of(content, DecayEntry, where)
     try:
         content["role"] = None if content["role"] is None else Role(content["role"])

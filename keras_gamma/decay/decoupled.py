@@ -15,9 +15,9 @@ from keras_gamma._keras import exclusions
 from keras_gamma._keras import names as _keras
 from keras_gamma.decay import optimizer_records, penalties, places
 from keras_gamma.decay.decay_plan import DecayEntry, DecayPlan
+from keras_gamma.decay.deciding import EFFECT_ON_SCALE, scales_of
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.inner_optimizers import has_factors, unwrap
-from keras_gamma.decay.plan import EFFECT_ON_SCALE, scales_of
 from keras_gamma.decay.shrinkage import decays_at_all
 from keras_gamma.decay.units import check_strength
 from keras_gamma.network.inputs import trace

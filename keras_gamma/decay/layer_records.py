@@ -27,7 +27,8 @@ from keras_gamma.decay import penalties, plan_files
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.instance_methods import hook, owner_of, unhook
 from keras_gamma.decay.penalties import Slot
-from keras_gamma.decay.plan import Decision, GammaPlan, PlanEntry
+from keras_gamma.decay.plan import GammaPlan
+from keras_gamma.decay.plan_entry import Decision, PlanEntry
 from keras_gamma.decay.telling import DecisionNotKept, Teller
 
 FILE_NAME = "keras_gamma.json"

@@ -26,7 +26,8 @@ from keras_gamma.decay import (
 from keras_gamma.decay.decay_plan import DecayPlan
 from keras_gamma.decay.inner_optimizers import has_factors
 from keras_gamma.decay.penalties import Change, Slot
-from keras_gamma.decay.plan import Decision, GammaPlan, PlanEntry
+from keras_gamma.decay.plan import GammaPlan
+from keras_gamma.decay.plan_entry import Decision, PlanEntry
 
 _WHAT = "record of keras_gamma"
 

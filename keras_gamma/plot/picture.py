@@ -10,7 +10,8 @@ from typing import Any
 import keras
 
 from keras_gamma.decay.decay_plan import DecayEntry, DecayPlan
-from keras_gamma.decay.plan import GammaPlan, PlanEntry
+from keras_gamma.decay.plan import GammaPlan
+from keras_gamma.decay.plan_entry import PlanEntry
 from keras_gamma.network.calls import NormCall
 from keras_gamma.network.inputs import trace
 from keras_gamma.network.network import Network
