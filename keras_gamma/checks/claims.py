@@ -63,7 +63,7 @@ def compare(claimed: str, measured: Measured) -> tuple[Agreement, str]:
         text = f"{measured.text} Running does not tell {claimed} from {measured.role}."
         return Agreement.NOT_TESTABLE, text
     if measured.closed and claimed == "other":
-        text = f"{measured.text} It runs as a whole: of that, {claimed} claims nothing."
+        text = f"{measured.text} Measured, not read: {measured.role}."
         return Agreement.NOT_TESTABLE, text
     return Agreement.DISAGREE, measured.text
 
@@ -83,7 +83,7 @@ def combine(calls: Iterable[Measured]) -> Measured:
 
 
 def measure(sweep: Sweep, sums: Sums, place: int) -> Measured:
-    """What one call of a normalization shows."""
+    """What one call of a normalization, or one product with a learned scale, shows."""
     norm = sweep.calls[place]
     if norm is None:
         return Measured(None, "Its layer was not seen in a call that could be run.")

@@ -80,6 +80,30 @@ def power(run: Run, values: Values, outputs: Values, operand: int) -> dict[int, 
     return found
 
 
+def fades(run: Run, values: Values, outputs: Values, operand: int) -> dict[int, bool]:
+    """Whether each output is small where one operand is, up to a constant of the step's own.
+
+    So is `tanh(x + b)`, which is odd far from 0; a sigmoid is one half there.
+
+    Args:
+        run: function that runs the step on other values.
+        values: dict from the id of each operand to its value.
+        outputs: dict from the id of each output to its value.
+        operand: the id of the operand.
+    """
+    large = 2.0**7 if _is_half(values[operand]) else 2.0**16
+    near = run({operand: scaled(values[operand], 1 / large)})
+    up, down = (run({operand: scaled(values[operand], sign * large)}) for sign in (1, -1))
+    found = {}
+    for key, value in outputs.items():
+        if is_float(value):
+            size = float(np.linalg.norm(_some(value)))
+            odd = float(np.linalg.norm(_some(up[key]) + _some(down[key])))
+            is_small = float(np.linalg.norm(_some(near[key]))) <= _EXACT * size
+            found[key] = size > 0 and (is_small or odd <= _EXACT * size)
+    return found
+
+
 def depends(run: Run, values: Values, outputs: Values, operands: Sequence[int], seed: int) -> bool:
     """Whether noise in place of some operands changes any output.
 

@@ -5,7 +5,7 @@ Nothing here is taken from the analysis that is being checked.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from keras_gamma.checks.probes import Combination
 
@@ -23,6 +23,7 @@ class Tensor:
         varies: bool, whether its values have a scale, and follow the inputs.
         operands: tuple of integers, the tensors that vary among those that its step reads.
         how: a `Combination`, what its step does with them.
+        bent: those operands that its step adds something else of than a multiple, if it is a sum.
         is_norm: bool, whether its step is a normalization.
         is_bounded: bool, whether its values stay bounded whatever comes in, as a gate's.
         has_weights: bool, whether weights take part in its step.
@@ -39,6 +40,7 @@ class Tensor:
     varies: bool = False
     operands: tuple[int, ...] = ()
     how: Combination = Combination.ALONE
+    bent: frozenset[int] = frozenset()
     is_norm: bool = False
     is_bounded: bool = False
     has_weights: bool = False
@@ -142,7 +144,7 @@ class Sums:
         own = (self._tensors[norm].behind | 1 << norm) & self._varying
         terms = [t for t in self.found[number].terms if (self._tensors[t].behind | 1 << t) & own]
         fork = self._fork(terms) if len(terms) > 1 else None
-        return fork is not None and self._skip(terms, fork) is not None
+        return fork is not None and self._skip(terms, terms, fork) is not None
 
     def is_absorbed_behind(self, number: int) -> bool:
         """Whether what logits weigh meets a normalization before any other sum, or output."""
@@ -180,19 +182,21 @@ class Sums:
         return False
 
     def _make(self, tensor: Tensor) -> Sum:
-        terms: list[int] = []
-        inner = []
-        for operand in dict.fromkeys(tensor.operands):
-            part = self.found.get(operand)
-            if part is not None and self._continues(part, operand, tensor):
-                inner.append(part)
-                terms += part.terms
-            else:
-                terms.append(operand)
-        for part in inner:
+        operands = list(dict.fromkeys(tensor.operands))
+        parts = {
+            operand: self.found[operand]
+            for operand in operands
+            if operand in self.found and self._continues(self.found[operand], operand, tensor)
+        }
+        fork = self._fork(_terms(operands, parts))
+        if len(parts) > 1:  # A part that forks behind the whole is a sum of its own.
+            parts = {o: p for o, p in parts.items() if not p.is_residual or p.fork == fork}
+            fork = self._fork(_terms(operands, parts))
+        for part in parts.values():
             part.merged_into = tensor.number
-        fork = self._fork(terms)
-        return Sum(tuple(terms), fork, None if fork is None else self._skip(terms, fork))
+        terms = _terms(operands, parts)
+        whole = [term for term in terms if term not in tensor.bent]
+        return Sum(tuple(terms), fork, None if fork is None else self._skip(terms, whole, fork))
 
     def _continues(self, part: Sum, operand: int, tensor: Tensor) -> bool:
         """Whether two sums are one of more terms: `x + a + m`, however it is written."""
@@ -211,14 +215,15 @@ class Sums:
             common &= self._tensors[term].behind | 1 << term
         return common.bit_length() - 1 if common else None
 
-    def _skip(self, terms: Sequence[int], fork: int) -> int | None:
+    def _skip(self, terms: Sequence[int], whole: Sequence[int], fork: int) -> int | None:
+        """The term that carries the fork on, among those that are added as they are (`whole`)."""
         root = self._tensors[fork].root
-        for term in terms:
+        for term in whole:
             if self._tensors[term].root == root:
                 return term
         # What is spread over a larger tensor, a context or a condition, carries no stream on.
         size = max(self._tensors[term].size for term in terms)
-        large = [term for term in terms if self._tensors[term].size == size]
+        large = [term for term in whole if self._tensors[term].size == size]
         linear = [term for term in large if self._is_linear(fork, term)]
         if len(linear) != 1:
             return None
@@ -256,3 +261,12 @@ class Sums:
         if not any(tensor.has_weights and not tensor.is_norm for tensor in inside):
             return False
         return any(tensor.is_norm for tensor in inside) or not self._is_linear(fork, term)
+
+
+def _terms(operands: Iterable[int], parts: Mapping[int, Sum]) -> list[int]:
+    """Operands, with the terms of those that are parts in their place."""
+    return [
+        term
+        for operand in operands
+        for term in (parts[operand].terms if operand in parts else (operand,))
+    ]

@@ -18,6 +18,7 @@ from keras_gamma.checks import probes
 from keras_gamma.checks.probes import Combination
 from keras_gamma.checks.sums import Tensor
 from keras_gamma.network import Network
+from keras_gamma.network.calls import GainCall, NormCall
 from keras_gamma.network.graph import Kind
 from keras_gamma.network.replay import Replay, Visit, is_float, symbolic, varies
 
@@ -65,7 +66,8 @@ class Sweep:
 
     Args:
         tensors: list of `Tensor`, by number.
-        calls: for each call of a normalization its output's number, or `None` if it was not seen.
+        calls: for each call of a normalization, then for each product with another learned scale,
+            its output's number, or `None` if it was not seen.
         findings: for each call the `Finding`s.
         states: for each tensor the states of the calls, by the call's place.
         passed: for each call the sums all of whose operands followed it.
@@ -112,9 +114,12 @@ class _Runner:
 
     def __init__(self, network: Network, arrays: Sequence[Any]):
         self._graph = network.graph
-        self._places = {call.node: place for place, call in enumerate(network.calls)}
+        scaled: list[NormCall | GainCall] = [*network.calls, *network.gains]
+        self._places: dict[int, list[int]] = collections.defaultdict(list)
+        for place, call in enumerate(scaled):
+            self._places[call.node].append(place)
         self._by_id: dict[int, Tensor] = {}
-        self._result = Sweep(calls=[None] * len(network.calls))
+        self._result = Sweep(calls=[None] * len(scaled))
         for symbol, value in zip(network.inputs, arrays, strict=True):
             kind = keras.backend.standardize_dtype(symbol.dtype)
             tensor = self._new(id(symbol), symbol.name)
@@ -133,9 +138,8 @@ class _Runner:
             tensor = self._new(key, self._label(numbers[key], visit))
             self._describe(tensor, facts, key, value, bool(states.get(key)))
             number = numbers[key]
-            place = None if number is None else self._places.get(number)
             found = states.get(key, {}) if is_float(value) else {}
-            if place is not None:
+            for place in () if number is None else self._places.get(number, ()):
                 self._result.calls[place] = tensor.number
                 if tensor.varies:
                     found[place] = State(Mode.SCALES)
@@ -182,7 +186,7 @@ class _Runner:
             # The length of what is normalized is the same for every example, but follows γ.
             is_float(value) and (follows_gamma or varies(value))
         )
-        tensor.how, tensor.is_norm = facts.how, facts.is_norm
+        tensor.how, tensor.is_norm, tensor.bent = facts.how, facts.is_norm, facts.bent
         tensor.has_weights = facts.has_weights
         for source in facts.sources:
             source.consumers.append(tensor.number)
@@ -244,16 +248,42 @@ class _Step:
             any(not is_float(visit.values[key]) for key in self._known) and not self.operands
         )
         self.behind = 0
-        for tensor in self.sources:
-            self.behind |= tensor.behind | 1 << tensor.number
         kinds = {graph.nodes[n].kind for n in visit.step.numbers if n is not None}
         self.is_norm = Kind.NORM in kinds
         self.is_closed = Kind.OPAQUE in kinds
+        if self.is_closed:
+            self._leave_out_what_does_not_matter()
         self.has_weights = visit.step.is_weighted
+        for tensor in self.sources:
+            self.behind |= tensor.behind | 1 << tensor.number
         self._powers: dict[int, dict[int, probes.Power]] = {}
         self.how = Combination.ALONE
-        if len(self.operands) > 1 and not self.is_norm and not self.is_closed:
+        self.bent: frozenset[int] = frozenset()
+        if len(self.operands) > 1 and not self.is_norm:
             self.how = probes.combination(visit.run, visit.values, self.operands)
+        if self.is_closed and self.how is not Combination.ALONE:
+            self._look_at_each_operand()
+
+    def _leave_out_what_does_not_matter(self) -> None:
+        """Of a closed part only what goes in is known: not all of it comes out."""
+        visit = self.visit
+        idle = {
+            key
+            for key in self.operands
+            if not probes.depends(visit.run, visit.values, visit.raw, [key], 0)
+        }
+        self.operands = [key for key in self.operands if key not in idle]
+        self.sources = [t for key, t in self._known.items() if key not in idle]
+
+    def _look_at_each_operand(self) -> None:
+        """What a closed part adds, or puts side by side, may be made of its operands first."""
+        visit = self.visit
+        bent = [
+            key for key in self.operands if not probes.is_linear(visit.run, visit.values, [key])
+        ]
+        self.bent = frozenset(self._known[key].number for key in bent)
+        if bent and self.how is Combination.BESIDE:
+            self.how = Combination.OTHER
 
     def operand(self, key: int) -> Tensor:
         """The tensor that an operand is."""
@@ -282,14 +312,24 @@ class _Step:
         closed = self.is_closed or any(state.closed for state in states.values())
         best = max(states.values())._replace(closed=closed)
         if self.how is Combination.SUM:
-            return dict.fromkeys(keys, self._after_sum(states, best))
+            return {key: self._after_sum(self._moving(states, key), best) for key in keys}
         if self.how is Combination.BESIDE:
             exact = best.exact and len(states) == len(self.operands)
             return dict.fromkeys(keys, best._replace(exact=exact))
         return {key: self._after_other(states, best, key) for key in keys}
 
+    def _moving(self, states: dict[int, State], output: int) -> dict[int, State]:
+        """Those operands that a sum passes on: a closed part may absorb what it adds."""
+        if not self.is_closed:
+            return states
+        return {k: s for k, s in states.items() if self._power(k)[output].degree != 0.0}
+
     def _after_sum(self, states: dict[int, State], best: State) -> State | tuple[Event, State]:
         scaling = {key: state for key, state in states.items() if state.mode >= Mode.BOUNDED}
+        if not states:
+            return Event.ABSORBED, best
+        if self.bent and len(scaling) == len(self.operands):
+            return Event.CLOSED, best
         if len(scaling) == len(self.operands):
             exact = all(s.exact and s[:2] == best[:2] for s in states.values())
             return best._replace(exact=exact)
@@ -309,9 +349,12 @@ class _Step:
                 power = probes.Power(0.0, False)  # All that is left of a spread near ε is a sign.
             if self.is_closed and not power.exact:
                 return Event.CLOSED, best
+            if power.degree is None and state.mode is Mode.SCALES and self._fades(output):
+                power = probes.Power(1.0, False)
             if power.degree is None or state.mode is not Mode.SCALES:
                 if power.degree != 0.0:
-                    modes.add(min(state.mode, self._bounded_mode(states, output)))
+                    mode = self._bounded_mode(states, key, power.degree is None, output)
+                    modes.add(min(state.mode, mode))
                 continue
             if power.degree:
                 modes.add(Mode.SCALES)
@@ -325,17 +368,40 @@ class _Step:
             return Event.ABSORBED, best._replace(exact=exact and best.exact)
         return State(max(modes), 1.0, False, best.closed)
 
-    def _bounded_mode(self, states: dict[int, State], output: int) -> Mode:
-        """A softmax weighs; so does what is multiplied with what does not follow this γ."""
-        if self.how is Combination.OTHER and len(states) < len(self.operands):
-            return Mode.WEIGHS
+    def _bounded_mode(
+        self, states: dict[int, State], operand: int, bounds: bool, output: int
+    ) -> Mode:
+        """A softmax weighs; so does what is multiplied with what does not follow this γ.
+
+        Args:
+            states: how each operand that does follows γ.
+            operand: the one that is looked at.
+            bounds: whether the step itself bounds what it makes of that: an attention its query.
+                Then values that γ only weighs do not follow it, either.
+            output: the output that is looked at.
+        """
+        if self.how is Combination.OTHER:
+            least = Mode.BOUNDED if bounds else Mode.SOFTMAX
+            others = [key for key in self.operands if key != operand]
+            if any(key not in states or states[key].mode < least for key in others):
+                return Mode.WEIGHS
         if probes.sums_to_one(self.visit.outputs[output]):
             return Mode.SOFTMAX
         return Mode.BOUNDED
 
     def is_bounded(self, output: int) -> bool:
-        """Whether an output stays bounded however large its one operand is."""
-        return self._power(self.operands[0])[output].degree is None
+        """Whether an output stays bounded however large its one operand is, and is no tanh."""
+        return self._power(self.operands[0])[output].degree is None and not self._fades(output)
+
+    def _fades(self, output: int) -> bool:
+        """Whether an output is small where the one operand is: a tanh, but no sigmoid.
+
+        Then γ = 0 closes the branch, and a small γ sets its scale.
+        """
+        if self.how is not Combination.ALONE or not self.operands:
+            return False
+        visit = self.visit
+        return probes.fades(visit.run, visit.values, visit.raw, self.operands[0])[output]
 
     def _shows(self, keys: list[int]) -> bool:
         """Whether anything of some operands comes through, whatever they are."""

@@ -26,7 +26,7 @@ _UNSEEN = "Its layer was not seen in a call that could be run."
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What running the model says on one γ.
+    """What running the model says on one γ, or on one other learned scale.
 
     Args:
         path: string, the variable's path, as in `find_roles`.
@@ -34,6 +34,7 @@ class Evidence:
         measured: the `Role` that running shows, or `None` if it could not be tested.
         agreement: an `Agreement`.
         evidence: string, what running showed; or why nothing could be told.
+        is_scale: bool, whether it is a learned scale of another kind (LayerScale, ReZero).
     """
 
     path: str
@@ -41,6 +42,7 @@ class Evidence:
     measured: Role | None
     agreement: Agreement
     evidence: str
+    is_scale: bool = False
 
 
 class Verification(Report[Evidence]):
@@ -83,7 +85,9 @@ class Verification(Report[Evidence]):
     def summary(self) -> str:
         """How many γ agree, disagree, and could not be tested."""
         counts = ", ".join(f"{one} {n}" for one, n in self.counts().items())
-        return f"{len(self)} γ judged by running the model: {counts}"
+        scales = sum(entry.is_scale for entry in self)
+        more = f" and {scales} other learned scale" + "s" * (scales > 1) if scales else ""
+        return f"{len(self) - scales} γ{more} judged by running the model: {counts}"
 
 
 def verify(
@@ -95,7 +99,7 @@ def verify(
     seed: int = 0,
     verbose: bool | str = "auto",
 ) -> Verification:
-    """Judges the roles of the γ in `model` by running it.
+    """Judges the roles of the γ in `model`, and of its other learned scales, by running it.
 
     Each role claims something about the function, and that is what is tested. Where γ and β of a
     normalization are multiplied by c,
@@ -126,7 +130,8 @@ def verify(
         verbose: bool, whether to show progress; `"auto"`: on a terminal, after three seconds.
 
     Returns:
-        A `Verification`: one `Evidence` for each γ that a role is claimed for.
+        A `Verification`: one `Evidence` for each γ that a role is claimed for, and one for each
+        other learned scale in the notes of a `RoleReport`.
         `verification.ok` is whether everything could be told, and agrees.
 
     Raises:
@@ -148,7 +153,7 @@ def verify(
     """
     network = model if isinstance(model, Network) else trace(model, inputs, batch=_BATCH)
     given = _claims(find_roles(network) if roles is None else roles)
-    variables = [call.entry.variable(call.layer) for call in network.calls]
+    variables = _variables(network)
     paths = _paths(network.model, variables)
     for claim in given:
         if claim.variable is None and claim.path not in paths:
@@ -158,13 +163,14 @@ def verify(
                 f"{known}, …"
             )
     measured = _measure(network, inputs, seed, verbose, variables)
+    scales = {id(v) for v in variables[len(network.calls) :]} - {id(None)}
     entries = []
     for claim in given:
         key = id(paths[claim.path]) if claim.variable is None else id(claim.variable)
         found = measured.get(key, Measured(None, _UNSEEN))
         agreement, text = claims.compare(claim.role, found)
         shown = None if found.role is None else Role(found.role)
-        entries.append(Evidence(claim.path, claim.role, shown, agreement, text))
+        entries.append(Evidence(claim.path, claim.role, shown, agreement, text, key in scales))
     return Verification(entries, plan)
 
 
@@ -182,7 +188,10 @@ def _claims(roles: Any) -> list[_Claim]:
         triples = [(path, role, None) for path, role in roles.items()]
     else:
         try:
-            triples = [(one.path, one.role, getattr(one, "variable", None)) for one in roles]
+            notes = [note for note in getattr(roles, "notes", ()) if note.role is not None]
+            triples = [
+                (one.path, one.role, getattr(one, "variable", None)) for one in [*roles, *notes]
+            ]
         except (AttributeError, TypeError):
             raise TypeError(
                 "`roles` takes a RoleReport, a GammaPlan, or a mapping from the paths of γ to "
@@ -194,6 +203,15 @@ def _claims(roles: Any) -> list[_Claim]:
     except ValueError as error:
         expected = ", ".join(str(role) for role in Role)
         raise ValueError(f"A role is one of {expected}. Received: {error}.") from None
+
+
+def _variables(network: Network) -> list[Any]:
+    """The γ of each call, then the other scale of each product; `None` where there is none."""
+    gammas = [call.entry.variable(call.layer) for call in network.calls]
+    known = {id(gamma) for gamma in gammas}
+    return gammas + [
+        None if id(gain.variable) in known else gain.variable for gain in network.gains
+    ]
 
 
 def _paths(model: keras.Model, variables: Iterable[Any]) -> dict[str, Any]:

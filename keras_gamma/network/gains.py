@@ -23,6 +23,7 @@ from keras_gamma._keras import layers as _layers
 from keras_gamma.network import operations
 from keras_gamma.network.calls import GainCall, NormCall
 from keras_gamma.network.graph import Kind
+from keras_gamma.network.kernels import computed_kernel
 from keras_gamma.network.normalizations import (
     Normalization,
     is_layer_scale,
@@ -53,19 +54,20 @@ class Gains:
 
     Args:
         recording: the `Recording`.
-        fingerprints: the `keras.StatelessScope` to put fingerprints in, or `None` to leave every
-            variable as it is.
+        scope: the `keras.StatelessScope` of the trace.
+        fingerprints: whether to put fingerprints in it, or to leave every variable as it is.
 
     Attributes:
         unresolved: whether data were multiplied by numbers that may come from a variable.
     """
 
     def __init__(
-        self, recording: Recording, fingerprints: keras.StatelessScope | None = None
+        self, recording: Recording, scope: keras.StatelessScope, fingerprints: bool = False
     ) -> None:
         self.unresolved = False
         self._recording = recording
-        self._scope = fingerprints
+        self._trace = scope
+        self._scope = scope if fingerprints else None
         self._prints: dict[int, np.ndarray[Any, Any]] = {}
         self._random = np.random.default_rng(0)
 
@@ -101,14 +103,26 @@ class Gains:
         written = self._recording.nodes[node]
         if written.kind is not Kind.LINEAR or len(written.inputs) != 1:
             return
-        if operations.name_of(operation) not in _KERNELS:
+        operands = [arg for arg in args if self._recording.number_of(arg) is None]
+        if isinstance(operation, keras.Layer):
+            operands = self._computed(operation, scope)
+        elif operations.name_of(operation) not in _KERNELS:
             return
-        for operand in (arg for arg in args if self._recording.number_of(arg) is None):
+        for operand in operands:
             for gain in self._of_kernel(operand, scope):
                 call = GainCall(
                     gain.layer, gain.name, gain.variable, gain.neutral, node, "kernel_gain"
                 )
                 self._recording.gains.append(call)
+
+    def _computed(self, layer: keras.Layer, scope: Sequence[keras.Layer]) -> list[Any]:
+        """The kernel of one of Keras' layers that a layer around it has computed, if one has."""
+        around = [outer for outer in scope[:-1] if not isinstance(outer, keras.Model)]
+        kernel = computed_kernel(layer, around[-1], self._trace) if around else None
+        if kernel is None:
+            return []
+        self._recording.computed[id(layer)] = kernel
+        return [kernel.value]
 
     def _of_kernel(self, operand: Any, scope: Sequence[keras.Layer]) -> Iterator[Gain]:
         shape = tuple(getattr(operand, "shape", None) or ())

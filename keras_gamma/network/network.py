@@ -8,6 +8,7 @@ import keras
 
 from keras_gamma.network.calls import GainCall, NormCall, Step
 from keras_gamma.network.graph import Graph
+from keras_gamma.network.kernels import Computed
 
 _T = TypeVar("_T")
 
@@ -24,6 +25,8 @@ class Network:
         calls: tuple of `NormCall`, in the order of computation.
         gains: tuple of `GainCall`: products with learned gains that are no normalization's.
         opaque: dict from the id of each layer in a part that could not be opened to the cause.
+        computed: dict from the id of each layer of Keras whose kernel a layer around it computes
+            on each call to a `Computed`.
         rejected: ids of layers that look like normalizations but do not behave as one.
         inputs: tuple of the `KerasTensor`s it was traced on.
         steps: tuple of `Step`, in the order of computation.
@@ -50,6 +53,7 @@ class Network:
     inputs: tuple[keras.KerasTensor, ...]
     steps: tuple[Step, ...]
     outputs: tuple[keras.KerasTensor, ...]
+    computed: dict[int, Computed] = dataclasses.field(default_factory=dict)
     _derived: dict[Callable[[Graph], Any], Any] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )

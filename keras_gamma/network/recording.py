@@ -7,6 +7,7 @@ import keras
 
 from keras_gamma.network.calls import GainCall, NormCall, Step
 from keras_gamma.network.graph import Kind, Node
+from keras_gamma.network.kernels import Computed
 from keras_gamma.network.symbols import symbols_in
 
 
@@ -31,6 +32,7 @@ class Recording:
         steps: list of `Step`.
         inputs: list of the symbolic inputs.
         opaque: dict from the id of each layer in a part that could not be opened to the cause.
+        computed: dict from the id of each layer whose kernel was computed to a `Computed`.
         powers: dict from a node's number to how it depends on the scale of its inputs, see
             `operations.power_of`.
     """
@@ -42,6 +44,7 @@ class Recording:
         self.steps: list[Step] = []
         self.inputs: list[keras.KerasTensor] = []
         self.opaque: dict[int, str] = {}
+        self.computed: dict[int, Computed] = {}
         self.powers: dict[int, float | str | None] = {}
         # id(tensor) -> number of its node, or None for a tensor without a scale (a mask).
         self._number: dict[int, int | None] = {}

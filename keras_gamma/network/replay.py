@@ -76,6 +76,9 @@ class Replay:
         for layer in layers:
             if isinstance(vars(layer).get("epsilon"), float):
                 vars(layer)["epsilon"] = _TINY_EPSILON
+            computed = self._network.computed.get(id(layer))
+            if computed is not None and computed.is_put:
+                vars(layer)[computed.name] = computed.value
         return self
 
     def __exit__(

@@ -95,7 +95,7 @@ def _follow(
     recording = Recording()
     # Variable updates (running statistics, seeds) stay in this scope and are dropped.
     scope = keras.StatelessScope(collect_losses=True)
-    gains = Gains(recording, scope if fingerprints else None)
+    gains = Gains(recording, scope, fingerprints)
     opener = Opener(recording, gains, within=[] if parts[0].layer is model else [model])
     layers = _layers.flatten_layers(model)
     with contextlib.ExitStack() as stack:
@@ -117,6 +117,7 @@ def _follow(
         inputs=tuple(recording.inputs),
         steps=tuple(recording.steps),
         outputs=tuple(outputs),
+        computed=dict(recording.computed),
     )
     return network, gains.unresolved
 

@@ -12,6 +12,7 @@ from keras_gamma._keras.layers import flatten_layers, is_layer_of_keras
 from keras_gamma.network import normalizations
 from keras_gamma.network.calls import GainCall
 from keras_gamma.network.inputs import trace
+from keras_gamma.network.kernels import computes_kernels
 from keras_gamma.network.network import Network
 from keras_gamma.report.base import Report
 from keras_gamma.report.columns import Column
@@ -168,6 +169,7 @@ def find_roles(model: keras.Model | Network, inputs: Any = None) -> RoleReport:
     notes: list[Note] = []
     for layer in flatten_layers(network.model):
         notes += _unseen(layer, network, found)
+        notes += _with_computed_kernel(layer, network)
     gains = _gains(network, found)
     known = {id(note.variable) for note in gains}
     notes = [n for n in notes if n.variable is None or id(n.variable) not in known] + gains
@@ -207,6 +209,29 @@ def _unseen(layer: keras.Layer, network: Network, found: dict[int, _Found]) -> l
     return []
 
 
+def _with_computed_kernel(layer: keras.Layer, network: Network) -> list[Note]:
+    """Weight normalization, spectral normalization: what is decayed is not the kernel itself."""
+    path = layer.path or layer.name
+    computed = network.computed.get(id(layer))
+    if computed is not None:
+        return [
+            Note(
+                path,
+                layer,
+                "computed kernel",
+                f"Its kernel is computed by {computed.around!r}. {_DECAY}",
+            )
+        ]
+    if computes_kernels(layer) and all(path != known.around for known in network.computed.values()):
+        return [
+            Note(path, layer, "computed kernel", f"It sets the kernel of a layer inside. {_DECAY}")
+        ]
+    return []
+
+
+_DECAY = (
+    "Decay on what a kernel is computed from does not shorten the kernel as it would elsewhere."
+)
 _NOT_BUILT = (
     "It is not built, and no call of it was seen: what it holds is not known yet. Call the model "
     "once on data, or pass `inputs` that reach it, then look again."

@@ -70,10 +70,10 @@ def _flattened(graph: Graph, joins: dict[int, Join], index: int) -> Join:
     smaller = set(graph.nodes[index].spread)
     operands: list[int] = []
     spread: set[int] = set()
+    parts = _parts(graph, joins, index)
     for operand in graph.sources[index]:
-        inner = _part(graph, joins, operand, index)
-        if inner is not None:
-            part = joins[inner]
+        if operand in parts:
+            part = joins[parts[operand]]
             part.merged_into = index
             operands.extend(part.operands)
             spread |= set(part.operands) if operand in smaller else part.spread
@@ -88,18 +88,41 @@ def _fork(graph: Graph, operands: Iterable[int]) -> int | None:
     return None if fork is None else graph.roots[fork]
 
 
-def _part(graph: Graph, joins: dict[int, Join], operand: int, outer: int) -> int | None:
-    """The sum that is a part of the sum `outer`, which reads it as `operand`, or `None`.
+def _parts(graph: Graph, joins: dict[int, Join], index: int) -> dict[int, int]:
+    """The operands of the sum `index` that are parts of it, each with the sum that it is.
 
     `x + attention(x) + mlp(x)` is one join of three operands, however it is written, with a
     dropout or a fixed factor on a part of it, too. A residual join whose fork is not that of the
     longer sum stays a join of its own.
     """
+    parts: dict[int, int] = {}
+    for operand in graph.sources[index]:
+        inner = _sum_read_as(graph, joins, operand, index)
+        if inner is not None and _is_one_sum(graph, joins[inner], inner, operand, index):
+            parts[operand] = inner
+    if len(parts) < 2:
+        return parts
+    # In `(x + a(n)) + (n + b(n))`, where n = norm(x), the fork of the whole is x.
+    terms = [
+        t for o in graph.sources[index] for t in (joins[parts[o]].operands if o in parts else (o,))
+    ]
+    whole = _fork(graph, terms)
+    return {
+        operand: inner
+        for operand, inner in parts.items()
+        if not joins[inner].residual
+        or joins[inner].fork == whole
+        or _is_one_call(graph, inner, index)
+    }
+
+
+def _sum_read_as(graph: Graph, joins: dict[int, Join], operand: int, outer: int) -> int | None:
+    """The sum that the sum `outer`, and nothing else, reads as `operand`, or `None`."""
     inner, reader = operand, outer
     while graph.consumers[inner] == [reader] and inner not in graph.outputs:
         node = graph.nodes[inner]
         if inner in joins:
-            return inner if _is_one_sum(graph, joins[inner], inner, operand, outer) else None
+            return inner
         passing = node.kind is Kind.IDENTITY or (node.factor and not node.weighted)
         if not passing or len(graph.sources[inner]) != 1:
             return None
@@ -107,9 +130,14 @@ def _part(graph: Graph, joins: dict[int, Join], operand: int, outer: int) -> int
     return None
 
 
-def _is_one_sum(graph: Graph, part: Join, inner: int, operand: int, outer: int) -> bool:
+def _is_one_call(graph: Graph, inner: int, outer: int) -> bool:
+    """Whether both sums are made by one call of a layer."""
     group = graph.nodes[outer].group
-    if group is not None and group == graph.nodes[inner].group:
+    return group is not None and group == graph.nodes[inner].group
+
+
+def _is_one_sum(graph: Graph, part: Join, inner: int, operand: int, outer: int) -> bool:
+    if _is_one_call(graph, inner, outer):
         return True
     others = [source for source in graph.sources[outer] if source != operand]
     whole = _fork(graph, [*part.operands, *others])

@@ -21,6 +21,7 @@ from tests.models.role_parts import (
     OpaqueBlock,
     PositionedTokens,
     RawBackend,
+    RawBlock,
     RawNumpy,
     Stage,
     SubclassedNet,
@@ -158,6 +159,23 @@ def opaque_in_branch():
     return keras.Model(x, layers.Dense(3)(ln(y, "final_ln")))
 
 
+def raw_blocks():
+    """Blocks with raw code, behind a model of layers that is not."""
+    x = image()
+    stem = keras.Sequential(
+        [
+            image(),
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(name="inside_bn"),
+            layers.Conv2D(4, 3, padding="same"),
+            layers.BatchNormalization(name="stem_bn"),
+        ],
+        name="stem",
+    )
+    y = RawBlock(4, name="block2")(RawBlock(4, name="block1")(stem(x)))
+    return keras.Model(x, classify(y))
+
+
 def opaque_composite():
     """A norm inside a layer that cannot be opened has a γ all the same, and one role: unknown."""
     x = tokens()
@@ -271,6 +289,17 @@ CASES = [
         opaque_composite,
         {"secret/norm": raw(RESIDUAL_LAST), "final_ln": TRUNK},
         mentions=("secret",),
+    ),
+    Case(
+        "raw_blocks",
+        raw_blocks,
+        {
+            # Read on TensorFlow; elsewhere what a layer within yields goes into closed code.
+            **{f"block{n}/bn1": raw(INTERIOR) for n in (1, 2)},
+            **{f"block{n}/bn2": raw(RESIDUAL_LAST) for n in (1, 2)},
+            "inside_bn": INTERIOR,
+            "stem_bn": raw(TRUNK),
+        },
     ),
     Case("third_party_norm", lambda: foreign(ThirdPartyRMS), FOREIGN),
     Case("registered_norm", lambda: registered(0), FOREIGN),

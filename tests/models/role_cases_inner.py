@@ -19,6 +19,7 @@ from tests.models.role_parts import (
     mlp,
     register,
     relu,
+    self_attention,
     tokens,
 )
 
@@ -179,6 +180,24 @@ def inner_join_across_the_fork():
     y = bn(conv(x), "in_bn")
     h = y + conv(relu(conv(y)))
     return keras.Model(x, layers.Conv2D(3, 1)(y + conv(relu(h))))
+
+
+def low_rank_beside_attention(together):
+    """Gemma 3n: a low-rank residual path beside the attention, both from one normed tensor."""
+    x = tokens()
+    n = ln(x, "in_ln")
+    attended = ln(self_attention(n), "attended_ln")
+    low = n + ln(layers.Dense(8)(layers.Dense(2)(n)), "low_ln")
+    y = x + (attended + low) if together else ((x + attended) + low) * 0.7
+    return keras.Model(x, layers.Dense(3)(ln(y, "final_ln")))
+
+
+def routed_by_tanh():
+    """Gemma 3n: what is added is the stream itself, weighed by a tanh of its norm."""
+    x = tokens()
+    routed = layers.Dense(4, activation="tanh", bias_initializer="random_normal")(ln(x, "ln"))
+    y = x + x * layers.Dense(8, use_bias=False)(routed)
+    return keras.Model(x, layers.Dense(3)(ln(y, "final_ln")))
 
 
 def mean_removed():
@@ -471,6 +490,22 @@ CASES = [
         },
     ),
     Case("inner_join_across_the_fork", inner_join_across_the_fork, {"in_bn": TRUNK}),
+    *(
+        Case(
+            f"low_rank_beside_attention_{name}",
+            lambda together=together: low_rank_beside_attention(together),
+            # γ = 0 leaves the low-rank path nothing to start from: in_ln is its stream.
+            {
+                "in_ln": TRUNK,
+                "attended_ln": RESIDUAL_LAST,
+                "low_ln": RESIDUAL_LAST,
+                "final_ln": TRUNK,
+            },
+        )
+        for name, together in (("together", True), ("in_turn", False))
+    ),
+    # A tanh is 0 at 0: γ = 0 leaves x, as no sigmoid would.
+    Case("routed_by_tanh", routed_by_tanh, {"ln": RESIDUAL_LAST, "final_ln": TRUNK}),
     Case("mean_removed", mean_removed, {"ln": RESIDUAL_LAST, "final_ln": TRUNK}),
     *(
         Case(

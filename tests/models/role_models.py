@@ -5,6 +5,7 @@ from tests.models import (
     role_cases_conv,
     role_cases_custom,
     role_cases_designs,
+    role_cases_families,
     role_cases_inner,
     role_cases_written_out,
 )
@@ -16,6 +17,7 @@ CASES = [
     *role_cases_written_out.CASES,
     *role_cases_inner.CASES,
     *role_cases_designs.CASES,
+    *role_cases_families.CASES,
 ]
 BY_NAME = {case.name: case for case in CASES}
 assert len(BY_NAME) == len(CASES), "the names of the cases must differ"
@@ -49,6 +51,7 @@ NOT_FLAT = {
     "own_attention_v_norm",
     "own_attention_v_norm_rotary",
     "plain_sequential",
+    "raw_blocks",
     "registered_norm",
     "registered_parent",
     "sandwich_query_key_norm",
@@ -106,5 +109,6 @@ FLAT_TOO = {
 }
 NOT_FLAT |= {case.name for case in role_cases_inner.CASES} - FLAT_TOO
 NOT_FLAT |= {case.name for case in role_cases_designs.CASES} - FLAT_TOO
+NOT_FLAT |= {case.name for case in role_cases_families.CASES}
 assert BY_NAME.keys() >= NOT_FLAT
 FLAT = [case for case in CASES if case.name not in NOT_FLAT]

@@ -338,6 +338,22 @@ class OpaqueBlock(layers.Layer):
         return x + self.dense(raw_relu(self.norm(x)))
 
 
+@register
+class RawBlock(layers.Layer):
+    """A residual block whose activation and sum are the backend's own."""
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.conv1 = layers.Conv2D(filters, 3, padding="same")
+        self.bn1 = layers.BatchNormalization(name="bn1")
+        self.conv2 = layers.Conv2D(filters, 3, padding="same")
+        self.bn2 = layers.BatchNormalization(name="bn2")
+
+    def call(self, x):
+        y = self.bn2(self.conv2(raw_relu(self.bn1(self.conv1(x)))))
+        return x + raw_relu(y)
+
+
 class _OwnNorm(layers.Layer):
     def __init__(self, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)

@@ -141,10 +141,6 @@ def test_running_refutes_nothing(todo, outputs):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="A shared norm by a sum of attentions: `other` by reading, `shortcut` by running.",
-)
 @settings(max_examples=EXAMPLES, **LIKE_THIS)
 @given(st.lists(instructions, min_size=2, max_size=24), st.integers(1, 2))
 def test_running_refutes_nothing_of_many(todo, outputs):
