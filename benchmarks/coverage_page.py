@@ -87,10 +87,9 @@ But:
 
 - `trunk` and `other` move the function alike: one is never refuted in favour of the other. Both are
   withheld by default.
-- A layer that only runs as a whole is tested as a whole. If it scales exactly with what comes in,
-  or not at all, γ in front of it is judged; if not, it is "not testable". γ inside are not tested.
-- Other learned scales (LayerScale, ReZero, channel affines), which `find_roles` lists with a role
-  in its notes, are not judged: of them it could not tell.
+- Code that only runs as a whole is tested as a whole, from one layer that it calls to the next. If
+  it scales exactly with what comes in, or not at all, or adds to it, γ in front of it is judged; if
+  not, it is "not testable".
 - A mask that leaves nothing, or a query of a single key, hides what lies behind it: such inputs let
   nothing through, and the verdict is "not testable".
 - γ in parts that no input of the model reaches have no effect that differs between two examples.
