@@ -3,6 +3,7 @@
     nox --list
     nox --session jax py313
     nox --session grid archives         # all of them, in turn: an hour and more
+    SHARES=3 nox --session hosted       # of cases that are alike, a third, as in CI
 
 The README's test command runs every test with the newest versions. These run the tests of the
 library's rooms, which need neither the examples nor their packages, elsewhere: with other versions
@@ -19,11 +20,17 @@ import nox
 
 nox.options.sessions = ["package", "jax", "torch"]
 nox.options.error_on_missing_interpreters = False
+nox.options.default_venv_backend = "uv|virtualenv"  # uv installs several times faster than pip.
+if "PIP_FIND_LINKS" in os.environ:  # uv has a variable of its own.
+    os.environ.setdefault("UV_FIND_LINKS", ",".join(os.environ["PIP_FIND_LINKS"].split()))
 
 # Beside keras_gamma and a backend.
 TOOLS = ["hypothesis", "pytest", "pytest-xdist"]
 NOTEBOOK = ["ipykernel", "nbclient", "scikit-learn"]
 ROOMS = ["_keras", "network", "roles", "decay", "checks", "dynamics"]
+# With SHARES=3 these sessions run another third each, of cases that are alike; 1 is all of them.
+SHARES = int(os.environ.get("SHARES", "1"))
+PLACES = {"hosted": 1, "oldest": 2, "py313": 3, "jax": 2, "torch": 3}
 TORCH = os.environ.get("TORCH", "torch")  # e.g. torch==2.13.0
 
 
@@ -44,9 +51,10 @@ def run_core(session: nox.Session, *packages: str, backend: str = "tensorflow") 
     )
     session.run("python", "-c", versions, env={"KERAS_BACKEND": backend})
     tests = session.posargs or [f"tests/{room}" for room in ROOMS]
+    place = (PLACES.get(session.name, 1) - 1) % SHARES + 1
     session.run(
         *("python", "-m", "pytest", "-q", "-n", "2", "-rs", *tests),
-        env={"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "SHARE": f"{place}/{SHARES}"},
     )
 
 
@@ -137,22 +145,33 @@ def archives(session: nox.Session) -> None:
 
 
 @nox.session(python=python("3.11"))
-def package(session: nox.Session) -> None:
-    """Builds and checks the wheel; the README's quick start runs from it and nothing else."""
+def build(session: nox.Session) -> None:
+    """Builds the wheel and the source distribution, and checks them."""
     dist = session.create_tmp()
     session.install("build", "twine")
     session.run("python", "-m", "build", "--outdir", dist)
-    built = sorted(str(path) for path in pathlib.Path(dist).glob("keras_gamma-*"))
-    session.run("twine", "check", "--strict", *built)
-    empty = pathlib.Path(dist).resolve() / "empty"
-    empty.mkdir(exist_ok=True)
+    session.run("twine", "check", "--strict", *map(str, built(pathlib.Path(dist))))
+
+
+def built(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What `build` has made."""
+    return sorted(folder.glob("keras_gamma-*"))
+
+
+@nox.session(python=python("3.11"), requires=["build"])
+@nox.parametrize("backend", ["tensorflow", "jax", "torch"], ids=["tensorflow", "jax", "torch"])
+def package(session: nox.Session, backend: str) -> None:
+    """The README's quick start runs from the wheel, one backend, and nothing else."""
+    [wheel] = pathlib.Path(".nox", "build", "tmp").resolve().glob("*.whl")
+    session.install(f"{wheel}[{backend},plot]", *([TORCH] if backend == "torch" else []))
     readme = pathlib.Path("README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    empty = pathlib.Path(session.create_tmp()).resolve()
     (empty / "quick_start.py").write_text("\n".join(blocks), encoding="utf-8")
-    [wheel] = [path for path in built if path.endswith(".whl")]
-    session.run("python", "-m", "venv", "--clear", str(empty / "venv"))
-    python = str(empty / "venv" / "bin" / "python")
-    session.run(python, "-m", "pip", "install", "-q", f"{wheel}[tensorflow,plot]", external=True)
+    env = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if backend != "tensorflow":
+        alone = "import importlib.util as u; assert u.find_spec('tensorflow') is None"
+        session.run("python", "-c", alone)
     with session.chdir(empty):  # Away from the repository: nothing but the wheel can be imported.
-        session.run(python, "quick_start.py", external=True, silent=True)
-        session.run(python, "-m", "keras_gamma", "--help", external=True, silent=True)
+        session.run("python", "quick_start.py", silent=True, env=env)
+        session.run("keras_gamma", "--help", silent=True, env=env)

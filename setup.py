@@ -62,7 +62,7 @@ TEST = [
     "ipykernel",
     "mypy",
     "nbclient",
-    "nox",
+    "nox[uv]",
     "pre-commit",
     "pytest",
     "pytest-xdist",

@@ -2,6 +2,9 @@
 
 `pytest -m "slow or not slow"` runs everything. A test that is named (`file.py::test`) runs, too.
 
+`SHARE=2/3` runs the second third of cases that are alike: for several environments, of which each
+runs another third, and all of them the tests that have few cases.
+
 Random examples are the same ones each time; `HYPOTHESIS_PROFILE=random` draws others.
 """
 
@@ -24,7 +27,11 @@ NEWER = {
     "rms_normalization": "3.9",
     "Muon": "3.10",
     "layer_normalization": "3.11",
+    "MultiOptimizer": "3.15",
+    "OptimizerMap": "3.15",
 }
+
+MANY = 8  # Fewer cases of one test all run, whatever the share.
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,18 +54,26 @@ def pytest_runtest_call() -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test that bears `one_in(n)`, marks all but every n-th case as slow.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Thins out cases that are alike: as tests say by their marks, and as the environment says.
 
     Each test begins with a case of its own, so that tests over one table share it out.
     """
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("one_in") is not None:
-            cases[item.nodeid.partition("[")[0]].append(item)
+        cases[item.nodeid.partition("[")[0]].append(item)
+    share, shares = map(int, os.environ.get("SHARE", "1/1").split("/"))
+    left_out: set[pytest.Item] = set()
     for test, alike in cases.items():
-        [step] = alike[0].get_closest_marker("one_in").args  # type: ignore[union-attr]
-        first = zlib.crc32(test.encode()) % min(step, len(alike))
-        for number, item in enumerate(alike):
-            if number % step != first:
-                item.add_marker("slow")
+        first = zlib.crc32(test.encode()) + share - 1
+        mark = alike[0].get_closest_marker("one_in")
+        if mark is not None:
+            [step] = mark.args
+            for number, item in enumerate(alike):
+                if (number - first % min(step, len(alike))) % step:
+                    item.add_marker("slow")
+        elif len(alike) >= MANY:
+            left_out.update(c for i, c in enumerate(alike) if (i - first) % shares)
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=[*left_out])

@@ -3,6 +3,9 @@
 * `keras.src.ops.nn.RMSNorm`: before Keras 3.11 it holds its scale, which is no operand then.
 * `keras.src.ops.core.Map`, `WhileLoop`: what `keras.ops.vectorized_map` and `while_loop` are as
   operations; older versions hand their arguments to the backend at once.
+* Callbacks: before Keras 3.11 the end of a call of several steps bears the number of its first
+  batch.
+* `clone_model`: Keras 3.8 leaves it to the caller to compile the clone.
 """
 
 from typing import Any
@@ -51,6 +54,25 @@ def while_loop(
 def vectorized_map(function: Any, elements: Any) -> tuple[Any, tuple[Any, ...]]:
     """A map as an operation, and its operands."""
     return _core.Map(), (function, elements)
+
+
+def clone_model(model: keras.Model, **kwargs: Any) -> keras.Model:
+    """`keras.models.clone_model`, whose clone is compiled if `model` is."""
+    clone: keras.Model = keras.models.clone_model(model, **kwargs)
+    if model.compiled and not clone.compiled:
+        clone.compile_from_config(model.get_compile_config())
+    return clone
+
+
+def last_batch(begun: int, ended: int, steps_per_call: int) -> int:
+    """The last batch of a call of the training function, for callbacks.
+
+    Args:
+        begun: integer, what `on_train_batch_begin` was given.
+        ended: integer, what `on_train_batch_end` was given.
+        steps_per_call: integer, the model's `steps_per_execution`.
+    """
+    return ended if ended > begun else begun + max(1, steps_per_call) - 1
 
 
 def is_of_this_room(operation: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from keras_gamma._keras import older
 from keras_gamma.decay import plan_files, restoring
 from keras_gamma.decay.layer_records import FILE_NAME
 from keras_gamma.decay.telling import quiet
@@ -65,7 +66,7 @@ def clone_model(model: keras.Model, **kwargs: Any) -> keras.Model:
         A `keras.Model` with new weights, and the penalties and exclusions of `model`.
     """
     with quiet():
-        clone: keras.Model = keras.models.clone_model(model, **kwargs)
+        clone = older.clone_model(model, **kwargs)
     carry_over(model, clone)
     return clone
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_gamma._keras import older
 from keras_gamma.dynamics import monitor_log, monitor_picture
 from keras_gamma.dynamics.branches import BranchMeter
 from keras_gamma.dynamics.instability import Detector, Event
@@ -130,7 +131,7 @@ class GammaMonitor(keras.callbacks.Callback):  # type: ignore[misc, unused-ignor
         self._loss_meter = LossMeter()
         self._detector, self._watch = Detector(), Watch()
         self._before: tuple[float | None, list[Any]] | None = None
-        self._batches = 0
+        self._batches = self._begun = 0
         self._step = steps_taken(model.optimizer)
         self.history, self.events, self.starved = [], [], None
         self.header = _describe(self.every, self._gammas, kernels, self._setting)
@@ -147,15 +148,16 @@ class GammaMonitor(keras.callbacks.Callback):  # type: ignore[misc, unused-ignor
         self._loss_meter.start_epoch()
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._before = None
+        self._before, self._begun = None, batch
         if self._is_due():
             self._bring_weights_back()
             self._before = self._setting.learning_rate(), self._kernel_meter.copies()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        step, taken = self._step, batch + 1 - self._batches
+        last = older.last_batch(self._begun, batch, steps_per_call(self._model))
+        step, taken = self._step, last + 1 - self._batches
         self._step += taken
-        self._batches = batch + 1
+        self._batches = last + 1
         if self._before is None:
             return
         self._bring_weights_back()

@@ -77,6 +77,8 @@ _SCALELESS = _names(
 )
 # Operations that run a function of the user's: what happens inside is not seen.
 _UNSEEN = _names("AssociativeScan Cond ForiLoop JVP Map Scan Switch VectorizedMap WhileLoop")
+# Of a new Keras, and nobody knows yet what they do to the scale: opaque, as what is in no table.
+_UNKNOWN = _names("")
 
 KINDS = {
     **dict.fromkeys(_SUMS, Kind.SUM),
@@ -86,7 +88,7 @@ KINDS = {
     **dict.fromkeys(_SOFTMAXES, Kind.SOFTMAX),
     **dict.fromkeys(_NORMS, Kind.NORM),
     **dict.fromkeys(_HOMOGENEOUS | _NONLINEAR, Kind.NONLINEAR),
-    **dict.fromkeys(_UNSEEN, Kind.OPAQUE),
+    **dict.fromkeys(_UNSEEN | _UNKNOWN, Kind.OPAQUE),
     "DotProductAttention": Kind.ATTENTION,
 }
 

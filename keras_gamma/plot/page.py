@@ -109,7 +109,7 @@ def _row(row: GammaRow, columns: Sequence[Column]) -> str:
     ]
     for column in rest:
         text = column.cell(row)
-        content = cells.role(text) if column.colored else html.escape(text or NOTHING)
+        content = cells.role(text) if column.colored else cells.prose(text or NOTHING)
         found.append(f'<td role="cell" class="{column.name}">{content}</td>')
     numbers = " ".join(map(str, row.nodes))
     return (

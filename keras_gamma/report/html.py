@@ -14,16 +14,28 @@ STYLE = """
   border-bottom: 1px solid color-mix(in srgb, currentColor 18%, transparent); background: none; }
 .keras-gamma td.name { font-family: ui-monospace, monospace; }
 .keras-gamma .word { white-space: nowrap; }
+.keras-gamma .word.long { white-space: normal; overflow-wrap: anywhere; }
 .keras-gamma i { display: inline-block; width: 10px; height: 10px; border-radius: 2px;
   margin-right: 5px; }
 .keras-gamma .scroll { max-height: 30em; overflow: auto; }
 """
 
 
+# What a telephone shows in one line, about. Only a longer word may break within.
+LINE = 40
+
+
 def name(text: str) -> str:
-    """A name that may break behind `/` and `_` only, never within a word."""
-    words = re.findall(r"[^/_]*[/_]?", text)
-    return "<wbr>".join(f'<span class="word">{html.escape(w)}</span>' for w in words if w)
+    """A name that may break behind `/`, `_`, `.` and `-` only, never within a word."""
+    words = re.findall(r"[^/_.-]*[/_.-]?", text)
+    return "<wbr>".join(
+        f'<span class="word{" long" * (len(w) > LINE)}">{html.escape(w)}</span>' for w in words if w
+    )
+
+
+def prose(text: str) -> str:
+    """A sentence, in which long names may break as names do."""
+    return " ".join(name(w) if len(w) > LINE / 2 else html.escape(w) for w in text.split(" "))
 
 
 def role(text: str) -> str:

@@ -142,7 +142,10 @@ def h5(model, folder):
 
 
 def by_clone_model(model, folder):
-    return keras.models.clone_model(model)
+    clone = keras.models.clone_model(model)
+    if not clone.compiled:  # Keras 3.8 leaves that to its caller.
+        clone.compile_from_config(model.get_compile_config())
+    return clone
 
 
 def by_our_clone_model(model, folder):

@@ -16,6 +16,7 @@ TABLES = (
     "_NONLINEAR",
     "_SCALELESS",
     "_UNSEEN",
+    "_UNKNOWN",
 )
 
 

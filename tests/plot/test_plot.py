@@ -239,8 +239,20 @@ class Links(HTMLParser):
                 self.found.append((tag, name, value))
 
 
-def make_page(tmp_path, with_plan=False):
+# As long as those of real models, with each of the signs that join words; and a word beyond a line.
+LONG = "encoder-tower.stage2_residual_block1_of_the_"
+WORD = "w" * 60
+
+
+def with_long_names(layer):
+    name = f"{LONG}{WORD if layer.name == 'bn1b' else layer.name}"
+    return type(layer).from_config({**layer.get_config(), "name": name})
+
+
+def make_page(tmp_path, with_plan=False, long=False):
     model = small_resnet()
+    if long:
+        model = keras.models.clone_model(model, clone_function=with_long_names)
     plan = keras_gamma.apply_guidelines(model, l2=1e-4) if with_plan else None
     return keras_gamma.plot_roles(model, tmp_path / "roles.html", plan=plan)
 
@@ -355,6 +367,10 @@ AXE = """
 axe.run().then(found => {{
   parent.postMessage(JSON.stringify({{
     width: innerWidth,
+    broken: [...document.querySelectorAll(".word")]
+      .filter(w => w.getClientRects().length > 1).map(w => w.textContent),
+    names: [...document.querySelectorAll("tbody th")].map(name => new Set(
+      [...name.querySelectorAll(".word")].map(w => w.getBoundingClientRect().top)).size),
     wrong: found.violations.map(v => [v.id, v.help, v.nodes.map(n => n.html.slice(0, 99))]),
     passed: found.passes.length,
     wide: document.documentElement.scrollWidth > innerWidth,
@@ -386,7 +402,7 @@ addEventListener("message", message => {{
 def test_keyboards_and_screen_readers_reach_everything(tmp_path, width, dark):
     package = pytest.importorskip("axe_core_python")
     axe = (pathlib.Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-    page = make_page(tmp_path, with_plan=True)
+    page = make_page(tmp_path, with_plan=True, long=True)
     used = tmp_path / "used.html"
     used.write_text(page.read_text().replace("</body>", f"{AXE.format(axe=axe)}</body>"))
     frame = tmp_path / "frame.html"
@@ -399,3 +415,6 @@ def test_keyboards_and_screen_readers_reach_everything(tmp_path, width, dark):
     assert out["dark"] is dark
     assert not out["wide"]
     assert out["stacked"] is (width == 400)
+    # Names take several lines, and go on behind a sign: a word is cut if no line could hold it.
+    assert max(out["names"]) > 1
+    assert set(out["broken"]) <= {WORD + "/"}

@@ -115,8 +115,10 @@ class Builder:
         return a / ops.sqrt(ops.sum(ops.square(a), axis=-1, keepdims=True) + 1e-9)
 
     def model(self, outputs):
-        used = [*self.pool[-outputs:]]
-        return keras.Model(self.inputs, [layers.Dense(2)(y) for y in used])
+        used = [layers.Dense(2)(y) for y in self.pool[-outputs:]]
+        # Keras 3.10 refuses an input that leads nowhere.
+        inputs = [x for x in self.inputs if x._keras_history.operation._outbound_nodes]
+        return keras.Model(inputs, used)
 
 
 ACTIONS = sorted(name for name in vars(Builder) if not name.startswith("_")
