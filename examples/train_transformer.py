@@ -33,6 +33,7 @@ metrics.json, log.csv, model.keras and confusion.png, sample.txt or translations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 if not __package__:  # Run as a script.
     import _repository  # noqa: F401
@@ -58,7 +59,11 @@ from examples.tasks.text_task import TextSettings, TextTask
 from examples.tasks.translation_task import TranslationTask
 
 _MODELS = {task: names[0] for task, names in transformer.MODELS.items()}
-_EPOCHS = {"vision": 80, "lm": 4, "classification": 8, "translation": 8}
+_EPOCHS = {"vision": 80, "lm": 4, "classification": 8, "translation": 4}
+_SIZES: dict[str, dict[str, Any]] = {
+    "classification": {"norm_position": "post"},
+    "translation": {"depth": 2},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +104,10 @@ def main(argv: Sequence[str]) -> None:
     what = settings.read(TaskSettings)
     how = settings.read(RunSettings)
     train = read_training(epochs=_EPOCHS[what.task], warmup=lambda epochs: epochs / 20)
+    settings.refuse_idle(idle(what.task), f"with --task={what.task}")
     network = settings.read(TransformerSettings, model=_MODELS[what.task])
     transformer.check_model_name(network.model, what.task)
-    post = {"norm_position": "post"} if what.task == "classification" else {}
-    size = settings.read(Size, **post)  # Refuses sizes that do not go together.
+    size = settings.read(Size, **_SIZES.get(what.task, {}))
     images, texts = settings.read(ImageSettings), settings.read(TextSettings)
     words = settings.read(SentenceSettings)
     augmentation = settings.read(AugmentationSettings)
@@ -121,6 +126,19 @@ def main(argv: Sequence[str]) -> None:
         return ImageTask(build_images, shown, train, how, augmentation)
 
     training.run(how, train, settings.read(ClusterSettings), identity, make_task)
+
+
+def idle(task: str) -> set[str]:
+    """Returns the names of the flags that have no meaning for a task."""
+    texts = settings.names_of(TextSettings)
+    sentences = settings.names_of(SentenceSettings)
+    images = {"image_size", "shift", "flip", "patch_size"} | settings.names_of(AugmentationSettings)
+    return {
+        "vision": texts | sentences,
+        "lm": images | sentences | {"train_split", "validation_split", "test_split"},
+        "classification": images | texts | {"swap", "beams"},
+        "translation": images | texts,
+    }[task]
 
 
 def make_classifier(

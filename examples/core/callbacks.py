@@ -12,6 +12,7 @@ import keras
 import keras_gamma
 from examples.core.cli import Notice, Terminated, UsageError
 from examples.core.files import is_remote
+from examples.core.layerwise import learning_rate
 from examples.core.run_state import Progress, Run, restore_metrics
 from keras_gamma.dynamics import monitor_log, monitor_picture
 
@@ -67,8 +68,8 @@ class SaveProgress(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
                 f"the loss is {numbers['loss']} in epoch {epoch + 1}; try a smaller "
                 "--learning_rate, a longer --warmup_epochs, or --global_clipnorm (with --noresume)"
             )
-        learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self._progress.rows.append({"epoch": epoch + 1, "learning_rate": learning_rate, **numbers})
+        rate = learning_rate(self.model.optimizer)
+        self._progress.rows.append({"epoch": epoch + 1, "learning_rate": rate, **numbers})
         self._progress.seconds.append(time.perf_counter() - self._started)
         self._progress.step, self._progress.spent = 0, 0.0
         self._run.save_checkpoint(self.model, self._progress)

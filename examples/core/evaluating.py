@@ -28,5 +28,13 @@ def evaluate(path: Path, task: Any) -> dict[str, float]:
         raise UsageError(f"--eval_only: {file} was saved without its loss and metrics")
     if isinstance(model.loss, keras.losses.CategoricalCrossentropy):
         task = SoftLabels(task, task.classes)  # so it was trained
+    shown = keras.tree.map_structure(lambda x: tuple(x.shape[1:]), task.test_batches().element_spec)
+    wanted = keras.tree.map_structure(lambda x: tuple(x.shape[1:]), model.input)
+    classes = model.output_shape[-1]
+    if (shown[0], task.classes) != (wanted, classes):
+        raise UsageError(
+            f"--eval_only: {file} takes examples of shape {wanted} and {classes} classes; received "
+            f"{shown[0]} and {task.classes}. Repeat the flags that it was trained with"
+        )
     found: dict[str, float] = model.evaluate(task.test_batches(), verbose=0, return_dict=True)
     return {name: float(value) for name, value in found.items()}

@@ -27,7 +27,7 @@ DECOUPLED: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "rmsprop": keras_gamma.optimizers.RMSpropW,
     "lion": keras_gamma.optimizers.LionW,
 }
-_WITH_MOMENTUM = {"sgd", "rmsprop"}
+WITH_MOMENTUM = {"sgd", "rmsprop"}
 SCHEDULES = ("cosine", "step", "constant")
 
 
@@ -92,17 +92,21 @@ def make_optimizer(
     nesterov: bool,
     global_clipnorm: float | None = None,
     gradient_accumulation: int = 1,
+    ema_momentum: float | None = None,
     weight_decay: float = 0.0,
     decay: keras_gamma.DecayPlan | None = None,
 ) -> keras.optimizers.Optimizer:
     """Makes the optimizer `name`; `momentum` and `nesterov` go to those that have them.
 
-    With a `decay` plan it decays by itself, with the strength `weight_decay`.
+    With `ema_momentum`, it keeps averages of the weights. With a `decay` plan it decays by itself,
+    with the strength `weight_decay`.
     """
     kwargs: dict[str, Any] = {"learning_rate": learning_rate, "global_clipnorm": global_clipnorm}
     if gradient_accumulation > 1:
         kwargs["gradient_accumulation_steps"] = gradient_accumulation
-    if name in _WITH_MOMENTUM:
+    if ema_momentum is not None:
+        kwargs |= {"use_ema": True, "ema_momentum": ema_momentum}
+    if name in WITH_MOMENTUM:
         kwargs["momentum"] = momentum
     if name == "sgd":
         kwargs["nesterov"] = nesterov

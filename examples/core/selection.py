@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from examples.core import averages
 from examples.core.cli import UsageError
 from examples.core.files import write_atomic
 from examples.core.run_state import Progress, Run
@@ -87,6 +88,7 @@ class Select(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no ty
         rows = [*self._progress.rows, {self._column: float((logs or {})[self._column])}]
         best = best_row(rows, self._column, smallest=self._smallest)
         if self._run is not None and best == len(rows) - 1:
-            save_best(self._run, self.model)
+            with averages.used(self.model):
+                save_best(self._run, self.model)
         if is_stale(rows, self._column, self._patience, smallest=self._smallest):
             self.model.stop_training = True

@@ -13,10 +13,12 @@ Whatever is below a script's `main` gets such values, and looks at no global fla
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from absl import flags
+
+from examples.core.cli import UsageError
 
 Kind = TypeVar("Kind")
 
@@ -74,6 +76,28 @@ def read(kind: type[Kind], **otherwise: Any) -> Kind:
             value = otherwise.get(field.name, value)
         found[field.name] = tuple(value) if isinstance(value, list) else value
     return kind(**found)
+
+
+def names_of(*kinds: type[Any]) -> set[str]:
+    """Returns the names of the fields of classes of settings."""
+    return {field.name for kind in kinds for field in dataclasses.fields(kind)}
+
+
+def refuse_idle(names: Iterable[str], why: str) -> None:
+    """Refuses flags that would change nothing, if somebody typed them.
+
+    Args:
+        names: of the flags. One with its default value asks for nothing.
+        why: what makes them idle, in words.
+
+    Raises:
+        UsageError: so they would.
+    """
+    typed = [flags.FLAGS[name] for name in sorted(names)]
+    typed = [flag for flag in typed if flag.present and flag.value != flag.default]
+    if typed:
+        given = ", ".join(f"--{flag.name}" for flag in typed)
+        raise UsageError(f"{given}: without effect {why}; leave out what is not meant")
 
 
 def values_of(*parts: Any) -> dict[str, Any]:

@@ -23,13 +23,15 @@ import keras_gamma
 from examples.cluster.cluster import Cluster
 from examples.cluster.opening import open_run
 from examples.cluster.settings import ClusterSettings
+from examples.core import averages
 from examples.core.callbacks import SaveProgress, draw_monitor, monitor, tensorboard
 from examples.core.cli import UsageError, deferred
 from examples.core.decay import check_decay, decay_kernels, decide_decay, tell_dose
 from examples.core.evaluating import evaluate
 from examples.core.files import is_remote, local_copy, local_folder, to_path
 from examples.core.fine_tuning import freeze, initialize
-from examples.core.optimizers import make_optimizer, make_schedule, parse_drops
+from examples.core.layerwise import groups, make_layerwise
+from examples.core.optimizers import Schedule, make_optimizer, make_schedule, parse_drops
 from examples.core.run_state import Progress, Run
 from examples.core.selection import Select, check_selection, is_stale, restore_best
 from examples.core.soft_labels import SoftLabels, make_loss
@@ -190,6 +192,7 @@ def train(
         within = f", step {progress.step} of {steps} of the next" if progress.step else ""
         print(f"Resuming after epoch {progress.epochs_done} of {settings.epochs}{within}.")
     fit(how, settings, model, folder, cluster, progress, task, steps, plan)
+    averages.use(model)
     folder.save_model(model)
     if not cluster.is_chief:
         return None
@@ -252,38 +255,53 @@ def compile_model(
     Comes after everything that regularizes: Keras ignores regularizers added to a traced train
     step.
     """
-    updates = max(1, settings.epochs * steps // settings.gradient_accumulation)
-    schedule = make_schedule(
-        settings.schedule,
-        peak=settings.learning_rate,
-        warmup_steps=round(settings.warmup_epochs * steps / settings.gradient_accumulation),
-        total_steps=updates,
-        drops=parse_drops(settings.drop_at),
-        factor=settings.drop_factor,
-    )
+    updates = settings.epochs * steps // settings.gradient_accumulation
+    if updates == 0:
+        raise UsageError(
+            f"--gradient_accumulation={settings.gradient_accumulation} is more than the "
+            f"{settings.epochs * steps} batches of the run, so that nothing would be learnt"
+        )
+
+    def schedule(factor: float = 1.0) -> Schedule:
+        return make_schedule(
+            settings.schedule,
+            peak=settings.learning_rate * factor,
+            warmup_steps=round(settings.warmup_epochs * steps / settings.gradient_accumulation),
+            total_steps=updates,
+            drops=parse_drops(settings.drop_at),
+            factor=settings.drop_factor,
+        )
+
     print(
         tell_dose(
             settings.optimizer,
             settings.decay,
             settings.weight_decay,
             keras_gamma.Guidelines.parse(settings.guidelines),
-            schedule,
+            schedule(),
             updates,
             settings.momentum,
         )
     )
-    optimizer = make_optimizer(
-        settings.optimizer,
-        schedule,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        global_clipnorm=settings.global_clipnorm,
-        gradient_accumulation=settings.gradient_accumulation,
-        weight_decay=settings.weight_decay,
-        decay=decay,
-    )
+
+    def optimizer(factor: float = 1.0) -> keras.optimizers.Optimizer:
+        return make_optimizer(
+            settings.optimizer,
+            schedule(factor),
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            global_clipnorm=settings.global_clipnorm,
+            gradient_accumulation=settings.gradient_accumulation,
+            ema_momentum=settings.ema_momentum if settings.use_ema else None,
+            weight_decay=settings.weight_decay,
+            decay=decay,
+        )
+
+    found = groups(model, settings.layer_decay) if settings.layer_decay < 1 else []
+    if found:
+        print(f"Parts of the learning rate, and of the dose: {'; '.join(map(str, found))}")
     model.compile(
-        optimizer=optimizer,
+        optimizer=make_layerwise(found, optimizer) if found else optimizer(),
         loss=make_loss(settings.label_smoothing, soft=isinstance(task, SoftLabels)),
         weighted_metrics=task.make_metrics(),
         jit_compile=jit_compile,
@@ -329,6 +347,7 @@ def fit(
                 verbose=verbose,
                 callbacks=[
                     keras_gamma.callbacks.DecayGuard(plan),
+                    *([averages.ScoreAverages()] if settings.use_ema else ()),
                     *selection(settings, folder, cluster, progress, task),
                     SaveProgress(folder, progress, how.checkpoint_steps, notice),
                     *(
@@ -397,7 +416,12 @@ def custom(
         make = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"--callback={name} cannot be imported: {error}") from error
-    return [make(dict(settings))]
+    made = make(dict(settings))
+    if not isinstance(made, keras.callbacks.Callback):
+        raise UsageError(
+            f"--callback={name} must return a keras.callbacks.Callback; received {made!r}"
+        )
+    return [made]
 
 
 def check_execution(how: RunSettings, settings: TrainingSettings, devices: ClusterSettings) -> None:
@@ -410,6 +434,11 @@ def check_execution(how: RunSettings, settings: TrainingSettings, devices: Clust
         )
     if how.export and on_torch:
         raise UsageError("--export writes TensorFlow's format, which Keras cannot from torch")
+    if settings.layer_decay < 1 and (settings.global_clipnorm or settings.mixed_precision):
+        raise UsageError(
+            f"--layer_decay={settings.layer_decay} goes neither with --global_clipnorm, for each "
+            "of its optimizers sees a part of the gradient, nor with --mixed_precision"
+        )
     if is_remote(to_path(how.output_dir)) and (how.export or settings.keep == "best"):
         raise UsageError("--export and --keep=best need an --output_dir of this machine")
 

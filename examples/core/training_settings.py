@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from examples.core.cli import UsageError
 from examples.core.fine_tuning import check_freeze
-from examples.core.optimizers import OPTIMIZERS, SCHEDULES, parse_drops
-from examples.core.settings import read, setting
+from examples.core.optimizers import OPTIMIZERS, SCHEDULES, WITH_MOMENTUM, parse_drops
+from examples.core.settings import read, refuse_idle, setting
 from keras_gamma import Guidelines
 
 
@@ -85,6 +85,21 @@ class TrainingSettings:
     global_clipnorm: float | None = setting(
         None, "Clip the norm of the whole gradient to this.", low=0.0
     )
+    use_ema: bool = setting(
+        False,
+        "Validate, test and save exponential moving averages of the weights; training goes on with "
+        "the weights themselves.",
+    )
+    ema_momentum: float = setting(
+        0.99, "What an average keeps of itself at each update (--use_ema).", low=0.0, high=1.0
+    )
+    layer_decay: float = setting(
+        1.0,
+        "Learning rates fall by this factor from block to block, from the head down (1: all "
+        "alike).",
+        low=1e-3,
+        high=1.0,
+    )
     gradient_accumulation: int = setting(
         1, "Batches whose gradients are averaged for one update.", low=1
     )
@@ -152,6 +167,7 @@ def read_training(*, epochs: int, warmup: Callable[[int], float]) -> TrainingSet
         warmup: epochs of warm-up of so many epochs, if the command line names none.
     """
     typed = read(TrainingSettings, epochs=epochs)
+    _refuse_idle(typed)
     usual = warmup(typed.epochs) if typed.schedule == "cosine" else 0.0
     found = read(TrainingSettings, epochs=epochs, warmup_epochs=usual)
     if found.schedule != "cosine" and found.warmup_epochs:
@@ -161,3 +177,22 @@ def read_training(*, epochs: int, warmup: Callable[[int], float]) -> TrainingSet
         )
     # In their normal form, however spelt.
     return dataclasses.replace(found, guidelines=str(Guidelines.parse(typed.guidelines)))
+
+
+def _refuse_idle(settings: TrainingSettings) -> None:
+    """Refuses what somebody typed, and what would do nothing with the rest.
+
+    Raises:
+        UsageError: there is such a flag.
+    """
+    optimizer = settings.optimizer
+    if optimizer not in WITH_MOMENTUM:
+        refuse_idle(["momentum"], f"with --optimizer={optimizer}")
+    if optimizer != "sgd":
+        refuse_idle(["nesterov"], f"with --optimizer={optimizer}")
+    if settings.schedule != "step":
+        refuse_idle(["drop_at", "drop_factor"], f"with --schedule={settings.schedule}")
+    if not settings.mixed_precision:
+        refuse_idle(["mixed_precision_dtype"], "without --mixed_precision")
+    if not settings.use_ema:
+        refuse_idle(["ema_momentum"], "without --use_ema")

@@ -19,7 +19,7 @@ from examples.core.cli import UsageError
 from examples.data import decoding
 from examples.data.preparing import available_splits, first_line, prepared, supervised_keys
 from examples.data.reading import Records, records_of
-from examples.data.splits import Splits, choose
+from examples.data.splits import Splits, choose, warn_if_shared
 
 # From a record of a file to an image and its label; a seed asks for a part of it drawn at random.
 Decoder: TypeAlias = Callable[
@@ -113,6 +113,7 @@ def load_images(
         for split in {splits.train, splits.test, splits.validation}
         if split is not None
     }
+    warn_if_shared(builder.info, splits)
     large = kind.varies or readings[splits.train].size * kind.image_bytes > _LARGE
     streamed = large and readings[splits.train].records is not None
 

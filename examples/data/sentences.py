@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from examples.core.cli import UsageError
 from examples.data import dates, preparing
 from examples.data.arrays import held_out
-from examples.data.splits import Splits, choose
+from examples.data.splits import Splits, choose, warn_if_shared
 
 DATES, LINES = "dates", "stdlib_lines"
 PARTS = ("train", "validation", "test")
@@ -154,6 +154,7 @@ def _loaded(
                 f"the split {split!r} of {builder.info.name} has examples without a label; choose "
                 "another with --train_split, --validation_split or --test_split"
             )
+    warn_if_shared(builder.info, splits)
     return Sentences(builder.info.full_name, parts, classes, splits)
 
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
 
 from examples.core.cli import UsageError
 
@@ -22,6 +25,36 @@ class Splits:
     train: str
     test: str
     validation: str | None
+
+
+def warn_if_shared(info: tfds.core.DatasetInfo, splits: Splits) -> None:
+    """Says so, if some of what is tested or validated on is also learnt from.
+
+    Args:
+        info: of the set.
+        splits: of it.
+    """
+    there = info.splits  # empty for sets that tensorflow-datasets makes up
+    for held_out in {splits.validation, splits.test}:
+        if there and held_out is not None:
+            count = _shared(
+                there[splits.train].file_instructions, there[held_out].file_instructions
+            )
+            if count:
+                print(
+                    f"warning: {splits.train} and {held_out} of {info.name} have {count} examples "
+                    "in common, so that the score is better than it should be",
+                    flush=True,
+                )
+
+
+def _shared(some: Sequence[Any], others: Sequence[Any]) -> int:
+    """Returns how many examples belong to both; each is a part of a file."""
+    known = {str(one.filename): one for one in some}
+    pairs = [(known[str(one.filename)], one) for one in others if str(one.filename) in known]
+    return sum(
+        max(0, min(a.skip + a.take, b.skip + b.take) - max(a.skip, b.skip)) for a, b in pairs
+    )
 
 
 def choose(

@@ -148,20 +148,22 @@ def _from_tfds(name: str, data_dir: str | None, max_bytes: int) -> TextData:
     key = "text" if "text" in keys else keys[0]
     splits = choose(builder.info.name, preparing.available_splits(builder.info))
 
+    files = 0
+
     def read(split: str, limit: int) -> np.ndarray:
+        nonlocal files
         parts, size = [], 0
         for example in builder.as_dataset(split=split, shuffle_files=False):
             parts.append(example[key].numpy())
             size += len(parts[-1])
             if limit and size >= limit:
                 break
+        files += len(parts)
         return _joined(parts)
 
     train = read(splits.train, max_bytes)
     validation = read(splits.validation or splits.test, max_bytes // 9)
     test = read(splits.test, max_bytes // 9)
-    used = (splits.train, splits.validation, splits.test)
-    files = sum(builder.info.splits[split].num_examples for split in used)
     return _cut(TextData(builder.info.full_name, train, validation, test, files), max_bytes)
 
 

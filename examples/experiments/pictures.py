@@ -53,7 +53,7 @@ def confusion_matrix(counts: np.ndarray, path: Path) -> None:
                 colour = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=8)
     accuracy = np.trace(counts) / max(counts.sum(), 1)
-    title = f"{counts.sum()} test images, {accuracy:.2%} right"
+    title = f"{counts.sum()} test examples, {accuracy:.2%} right"
     axes.set(xlabel="found", ylabel="true", title=title)
     save(figure, path)
 

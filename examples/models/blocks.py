@@ -22,7 +22,9 @@ class Size:
         UsageError: they do not go together.
     """
 
-    depth: int = setting(4, "Blocks; for --task=translation, of encoder and decoder each.", low=1)
+    depth: int = setting(
+        4, "Blocks (for --task=translation, of encoder and decoder each; default there: 2).", low=1
+    )
     width: int = setting(64, "Features of the residual stream.", low=1)
     heads: int = setting(4, "Of the attention.", low=1)
     mlp_ratio: int = setting(4, "Hidden units, in multiples of --width.", low=1)

@@ -17,6 +17,7 @@ from examples.core.settings import setting
 from examples.core.training_settings import RunSettings, TrainingSettings
 from examples.data import text
 from examples.models.blocks import Size
+from examples.tasks import next_token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ class TextTask:
         self.length = settings.sequence_length
         self.classes = text.VOCABULARY
         self.soft_labels = False
-        self.selects = ("val_nats", True)
+        self.selects = next_token.SELECTS
         self.train_size = text.number_of_pieces(self.text.train, self.length)
         if training.limit_examples:
             self.train_size = min(self.train_size, training.limit_examples)
@@ -97,11 +98,7 @@ class TextTask:
         return self._build(text.VOCABULARY, self.length)
 
     def make_metrics(self) -> list[keras.metrics.Metric]:
-        return [
-            # The loss may hold penalties; this is the data's part of it, in nats.
-            keras.metrics.SparseCategoricalCrossentropy(name="nats", from_logits=True),
-            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-        ]
+        return next_token.make_metrics()
 
     def train_batches(
         self, *, steps: int, first_epoch: int, first_step: int = 0
@@ -131,11 +128,7 @@ class TextTask:
     def results(self, progress: Progress, test: Mapping[str, float]) -> dict[str, Any]:
         return {
             "final_test_bits_per_byte": test["nats"] / math.log(2),
-            "final_test_perplexity": math.exp(test["nats"]),
-            "final_test_accuracy": test["accuracy"],
-            "final_test_loss": test["loss"],
-            "final_loss": progress.rows[-1]["loss"],
-            **progress.best("val_nats", smallest=True),
+            **next_token.results(progress, test),
         }
 
     def tell(self, metrics: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from examples.data import sentences, tokens
 from examples.models.blocks import Size
 from examples.models.text_codes import PAD
 from examples.models.transformer import keras_hub
+from examples.tasks import next_token
 from examples.tasks.image_task import ImageSettings
 from examples.tasks.sentences import SentenceSettings, SentenceTask, asked, length_for, sizes
 
@@ -66,7 +67,7 @@ class TranslationTask(SentenceTask):
         self.train_size = len(train.texts)
         self.classes = self.tokens.size
         self.soft_labels = False
-        self.selects = ("val_nats", True)
+        self.selects = next_token.SELECTS
         self._scores: dict[str, float] = {}
 
     def show(self) -> None:
@@ -88,10 +89,7 @@ class TranslationTask(SentenceTask):
         return self._build(self.tokens.size, self.source_length, self.target_length - 1)
 
     def make_metrics(self) -> list[keras.metrics.Metric]:
-        return [
-            keras.metrics.SparseCategoricalCrossentropy(name="nats", from_logits=True),
-            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-        ]
+        return next_token.make_metrics()
 
     def _shown(self, part: str) -> Callable[..., Any]:
         """From sources and targets to inputs, labels and weights.
@@ -111,14 +109,7 @@ class TranslationTask(SentenceTask):
         return shifted
 
     def results(self, progress: Progress, test: Mapping[str, float]) -> dict[str, Any]:
-        return {
-            "final_test_perplexity": float(np.exp(test["nats"])),
-            "final_test_accuracy": test["accuracy"],
-            "final_test_loss": test["loss"],
-            "final_loss": progress.rows[-1]["loss"],
-            **self._scores,
-            **progress.best("val_nats", smallest=True),
-        }
+        return next_token.results(progress, test) | self._scores
 
     def tell(self, metrics: dict[str, Any]) -> str:
         return (

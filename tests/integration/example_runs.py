@@ -52,7 +52,7 @@ for run in todo["runs"]:
     mock = contextlib.nullcontext()
     if run.get("mock"):
         preparing._check_network = lambda builder: None  # Nothing is downloaded.
-        mock = tfds.testing.mock_data(num_examples=48)
+        mock = tfds.testing.mock_data(num_examples=48 if run["mock"] is True else run["mock"])
     with flagsaver.flagsaver(), mock:
         flags.FLAGS(["train", *run["flags"]])
         try:

@@ -2,13 +2,15 @@
 
 import csv
 import json
+import signal
+import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 
-from tests.integration.example_runs import ROOT, drive
+from tests.integration.example_runs import ROOT, drive, read_checkpoint
 
 sys.path.insert(0, str(ROOT))
 
@@ -16,7 +18,7 @@ pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("sklearn")
 
 import keras_gamma
-from examples.core import fine_tuning, selection, soft_labels
+from examples.core import averages, fine_tuning, layerwise, selection, soft_labels
 from examples.core.cli import UsageError
 from examples.core.decay import decay_kernels, decide_decay
 from examples.core.optimizers import make_optimizer, make_schedule, parse_drops
@@ -59,6 +61,69 @@ def test_gradients_are_averaged_over_batches():
         assert float(variable[0]) == after
 
 
+def line():
+    """One weight, and data that it is fitted to."""
+    inputs = keras.Input((1,))
+    layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    model = keras.Model(inputs, layer(inputs))
+    optimizer = make_optimizer("sgd", 0.1, momentum=0.0, nesterov=False, ema_momentum=0.8)
+    model.compile(optimizer, "mse", jit_compile=False)
+    return model, np.ones((1, 1), np.float32), np.full((1, 1), 3.0, np.float32)
+
+
+def test_averages_are_scored_and_kept_and_the_weights_trained_on():
+    model, x, y = line()
+    found = model.fit(
+        x, y, epochs=3, verbose=0, validation_data=(x, y), callbacks=[averages.ScoreAverages()]
+    )
+    weight, average, scores = 1.0, 1.0, []
+    for step in range(3):
+        weight -= 0.1 * 2 * (weight - 3)
+        average = weight if step == 0 else 0.8 * average + 0.2 * weight
+        scores.append((average - 3) ** 2)
+    np.testing.assert_allclose(found.history["val_loss"], scores, rtol=1e-5)
+    assert float(model.weights[0][0, 0]) == pytest.approx(weight)
+    before = model.get_weights()[0].tobytes()
+    with averages.used(model):
+        assert float(model.weights[0][0, 0]) == pytest.approx(average)
+    assert model.get_weights()[0].tobytes() == before
+    averages.use(model)
+    assert float(model.weights[0][0, 0]) == pytest.approx(average)
+
+
+def test_learning_rates_fall_from_block_to_block():
+    pytest.importorskip("keras", minversion="3.13")  # MultiOptimizer
+    model = small()
+    found = layerwise.groups(model, 0.5)
+    assert [group.factor for group in found] == [0.0625, 0.125, 0.25, 0.5, 1.0]
+    assert found[0].layers == ("stem_conv", "stem_bn") and found[-1].layers == ("logits",)
+    assert all(name.startswith("stage2_block1") for name in found[2].layers)
+    plan, for_optimizer = decide_decay(model, "decoupled", 0.1, keras_gamma.Guidelines())
+    model.compile(
+        layerwise.make_layerwise(
+            found,
+            lambda factor: make_optimizer(
+                "sgd", factor, momentum=0.0, nesterov=False, weight_decay=0.1, decay=for_optimizer
+            ),
+        ),
+        "mse",
+    )
+    model.optimizer.build(model.trainable_variables)
+    assert layerwise.learning_rate(model.optimizer) == 1.0
+    assert len(model.optimizer.optimizers) == 5
+    checked = keras_gamma.audit(model, plan)
+    assert checked.ok, str(checked)
+    before = model.get_weights()
+    kernels = {"stem_conv/kernel": 0.0625, "stage3_block1_1_conv/kernel": 0.5, "logits/kernel": 1}
+    at = {w.path: n for n, w in enumerate(model.weights)}
+    model.optimizer.apply([keras.ops.zeros_like(v) for v in model.trainable_variables],
+                          model.trainable_variables)  # fmt: skip
+    for path, factor in kernels.items():
+        np.testing.assert_allclose(
+            model.get_weights()[at[path]], before[at[path]] * (1 - 0.1 * factor), rtol=1e-5
+        )
+
+
 # --- choosing an epoch ----------------------------------------------------------------------------
 
 ROWS = [{"val_nats": value} for value in (3.0, 2.0, 2.5, 2.0, 2.1)]
@@ -93,6 +158,38 @@ def test_stochastic_depth_leaves_out_the_branches_of_single_images():
     assert 120 < (per_image[:, 0] > 0).sum() < 200
     plain = {str(g.role): g for g in keras_gamma.find_roles(small())}
     assert {str(g.role) for g in keras_gamma.find_roles(model)} == set(plain)
+
+
+@pytest.mark.slow
+def test_backbones_of_other_packages(tmp_path):
+    keras_hub = pytest.importorskip("keras_hub")
+    backbone = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[8], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 128],
+        stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block",
+        image_shape=(None, None, 3),
+    )  # fmt: skip
+    backbone.save_to_preset(str(tmp_path / "preset"))
+    shape = {"input_shape": (32, 32, 3), "num_classes": 4}
+    model = resnet.build_model(f"hub:{tmp_path / 'preset'}", **shape)
+    assert model.output_shape == (None, 4) and len(keras_gamma.find_roles(model)) >= 5
+    within = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    for mine, theirs in zip(within.get_weights(), backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+    weights = keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    weights.save_weights(tmp_path / "mobile.weights.h5")
+    model = resnet.build_model("applications:MobileNetV2", **shape)
+    found = fine_tuning.initialize(model, str(tmp_path / "mobile.weights.h5"))
+    assert found.weights == weights.count_params()
+    within = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    for mine, theirs in zip(within.get_weights(), weights.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    with pytest.raises(UsageError, match=r"keras\.applications has no 'ResNet49'"):
+        resnet.build_model("applications:ResNet49", **shape)
+    with pytest.raises(UsageError, match="without a network, pass the folder"):
+        resnet.build_model(f"hub:{tmp_path / 'nothing'}", **shape)
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "VGG16", "DenseNet121", "MobileNetV2"])
@@ -240,6 +337,45 @@ def test_a_frozen_backbone_stays_as_it_was(finished):
         ):
             assert np.array_equal(old, new) == (layer.name != "logits")
     assert "Audit: 2 trainable variables: 0 shrink by a penalty in the loss, 1 by the" in printed
+
+
+@pytest.mark.slow
+def test_a_flag_file_and_an_export(tmp_path):
+    (tmp_path / "run.cfg").write_text("# a comment\n" + "\n".join([*TINY, "--export"]) + "\n")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "train_resnet.py"),
+         f"--flagfile={tmp_path / 'run.cfg'}", f"--output_dir={tmp_path / 'run'}", "--epochs=1"],
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    import tensorflow as tf
+
+    served = tf.saved_model.load(str(tmp_path / "run" / "export"))
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.float32)
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    np.testing.assert_allclose(served.serve(images), model(images), atol=1e-4)
+
+
+NAMES = ("whole", "run")
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_with_all_of_it_equals_uninterrupted(tmp_path):
+    flags = [*TINY, "--keep=best", "--mixup=0.2", "--cutmix=1", "--erase", "--checkpoint_steps=1",
+             "--gradient_accumulation=2", "--stochastic_depth=0.3", "--use_ema"]  # fmt: skip
+    whole, run = ({"flags": [*flags, f"--output_dir={tmp_path / name}"]} for name in NAMES)
+    drive([run], kill=["batch", 5], expect=-signal.SIGKILL)
+    drive([run], kill=["best.npz", 1], expect=(-signal.SIGKILL, 0))
+    printed = drive([whole, run])
+    assert "Resuming after epoch 1" in printed
+    _, expected = read_checkpoint(tmp_path / "whole")
+    _, found = read_checkpoint(tmp_path / "run")
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    models = [keras.models.load_model(tmp_path / name / "model.keras") for name in NAMES]
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # --- augmentation ---------------------------------------------------------------------------------

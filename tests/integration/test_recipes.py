@@ -1,11 +1,12 @@
 """The recipes: what their heads say, and that each of them begins to train."""
 
+import json
 import re
 import sys
 
 import pytest
 
-from tests.integration.example_runs import ROOT
+from tests.integration.example_runs import ROOT, drive
 
 sys.path.insert(0, str(ROOT))
 
@@ -13,14 +14,16 @@ pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("keras_hub")
 
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.cfg"))
-# Smaller in number, never in shape. The language model is shortened: a step of it takes minutes.
+# Smaller in number; in shape only where a step, or tracing it, would take minutes.
 FEW = ["--epochs=1", "--max_steps_per_epoch=2", "--batch_size=2", "--limit_examples=8",
-       "--eval_batch_size=8", "--warmup_epochs=0", "--verbose=0", "--tensorboard=no",
-       "--beams=1"]  # fmt: skip
+       "--eval_batch_size=8", "--warmup_epochs=0", "--verbose=0", "--tensorboard=no"]  # fmt: skip
 LESS = {
     "gpt2_small_lm": ["--depth=2", "--sequence_length=64", "--max_bytes=3000", "--sample_bytes=2"],
-    "bert_sst2": ["--vocabulary_size=40"],
-    "transformer_de_en": ["--vocabulary_size=40", "--depth=2"],
+    "bert_sst2": ["--vocabulary_size=30"],
+    "transformer_de_en": ["--vocabulary_size=40", "--depth=2", "--beams=1"],
+    # More of the same blocks.
+    "resnet56_cifar10": ["--model=resnet20_v1"],
+    "resnet110_cifar10": ["--model=resnet20_v1"],
 }
 
 
@@ -50,3 +53,23 @@ def test_a_head_says_what_it_takes_and_who_measured(path):
 
 def script(path):
     return re.search(r"examples/(train_\w+)\.py", path.read_text())[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train_resnet", "train_transformer"])
+def test_recipes_begin_to_train(name, tmp_path):
+    """Two steps each, of made data of the right shape."""
+    runs = {path.stem: path for path in RECIPES if script(path) == name}
+    printed = drive(
+        [
+            {"flags": [f"--flagfile={path}", *FEW, *LESS.get(stem, ()),
+                       f"--output_dir={tmp_path / stem}", f"--data_dir={tmp_path / 'data'}"],
+             "mock": 12}
+            for stem, path in runs.items()
+        ],
+        script=name,
+    )  # fmt: skip
+    assert "error:" not in printed and "DISAGREES" not in printed, printed
+    assert len(runs) >= 4
+    for stem in runs:
+        assert json.loads((tmp_path / stem / "metrics.json").read_text())["epochs"] == 1

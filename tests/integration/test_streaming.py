@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from examples.core import files
 from examples.core.cli import UsageError
-from examples.data import batches, decoding, loading, photos
+from examples.data import batches, decoding, loading, photos, splits
 
 pytestmark = pytest.mark.filterwarnings("default")  # third-party packages warn of their own ways
 
@@ -132,6 +132,15 @@ def test_parts_of_a_split_and_first_examples(data_dir):
     assert len(set(records(part, 10, 0))) == 100
     everything = {x.numpy().tobytes() for x, _ in load(data_dir).train}
     assert {x.numpy().tobytes() for x, _ in part.train} < everything
+
+
+@pytest.mark.parametrize(("held_out", "common"), [("train[10:131]", 0), ("train[5:12]", 5)])
+def test_examples_that_are_learnt_from_and_tested_on_are_told(data_dir, held_out, common, capsys):
+    info = photos.make(str(data_dir), images=IMAGES, shards=SHARDS, sides=(24, 60)).info
+    splits.warn_if_shared(info, splits.Splits("train[:10]", held_out, "validation"))
+    told = capsys.readouterr().out
+    assert (f"{held_out} of photos have {common} examples" in told) == bool(common)
+    assert "validation" not in told
 
 
 @pytest.mark.slow

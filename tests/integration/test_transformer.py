@@ -259,8 +259,8 @@ def test_confusion_matrix_is_a_picture(tmp_path):
 # --- whole runs -----------------------------------------------------------------------------------
 
 FEW = ["--epochs=2", "--warmup_epochs=0", "--max_steps_per_epoch=3", "--batch_size=4",
-       "--depth=1", "--width=8", "--heads=2", "--verbose=0", "--tensorboard=no",
-       "--max_bytes=20000", "--sequence_length=16", "--sample_bytes=20"]  # fmt: skip
+       "--depth=1", "--width=8", "--heads=2", "--verbose=0", "--tensorboard=no"]  # fmt: skip
+TEXT = ["--task=lm", "--max_bytes=20000", "--sequence_length=16", "--sample_bytes=20"]
 
 
 def flags(folder, *more):
@@ -273,18 +273,18 @@ def finished(tmp_path_factory):
     printed = drive(
         [
             {"flags": flags(root / "vision")},
-            {"flags": flags(root / "lm", "--task=lm")},
+            {"flags": flags(root / "lm", *TEXT)},
             {
                 "flags": flags(
                     root / "coupled",
-                    "--task=lm",
+                    *TEXT,
                     "--decay=coupled",
                     "--norm=rms",
                     "--guidelines=all",
                     "--norm_position=post",
                 )
             },
-            {"flags": flags(root / "hub", "--task=lm", "--model=keras_hub_gpt2")},
+            {"flags": flags(root / "hub", *TEXT, "--model=keras_hub_gpt2")},
         ],
         script="train_transformer",
     )
@@ -330,7 +330,7 @@ def test_penalties_of_rms_norms_come_back(finished):
 
 def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
     root, _ = finished
-    run = [{"flags": flags(tmp_path / "run", "--task=lm")}]
+    run = [{"flags": flags(tmp_path / "run", *TEXT)}]
     drive(run, kill=["batch", 5], expect=-signal.SIGKILL, script="train_transformer")
     printed = drive(run, script="train_transformer")
     assert "Resuming after epoch 1 of 2." in printed
