@@ -110,6 +110,10 @@ def main(argv: Sequence[str]) -> None:
     size = settings.read(Size, **_SIZES.get(what.task, {}))
     images, texts = settings.read(ImageSettings), settings.read(TextSettings)
     words = settings.read(SentenceSettings)
+    if images.dataset:
+        settings.refuse_idle({"text"}, f"with --dataset={images.dataset}")
+    if words.tokenizer == "bytes":
+        settings.refuse_idle({"vocabulary_size"}, "with --tokenizer=bytes")
     augmentation = settings.read(AugmentationSettings)
     identity = settings.values_of(train, images, network, size, texts, words, augmentation, what)
 

@@ -118,7 +118,7 @@ def freeze(model: keras.Model, what: str) -> int:
             those before it, also within a backbone).
 
     Raises:
-        UsageError: there is no such layer.
+        UsageError: there is no such layer, or nothing is left to train.
     """
     check_freeze(what)
     if what == "backbone":
@@ -127,7 +127,10 @@ def freeze(model: keras.Model, what: str) -> int:
                 layer.trainable = False
     elif what.startswith(_UNTIL):
         _freeze_until(model, what.removeprefix(_UNTIL))
-    return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    left = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    if left == 0:
+        raise UsageError(f"--freeze={what} leaves nothing to train")
+    return left
 
 
 def _freeze_until(model: keras.Model, path: str) -> None:

@@ -23,6 +23,7 @@ CENTER = 0.875  # side of the part that is evaluated, over the shorter side of t
 
 # How files begin that TensorFlow can decode.
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")
+_WHERE = ("Graph execution error", "Detected at node", "File ")
 NO_IMAGE, NO_LABEL = "no image:", "label out of range:"
 
 
@@ -72,7 +73,10 @@ def explain(error: tf.errors.OpError) -> str | None:
         rf"\[?{NO_LABEL}\]? \[?(-?\d+)\]? \[?([^\]\n]*)\]?(?: \[?(\d+)\]?)?", text
     ):
         return f"the label {found[1]} is none of the classes: {_place(found[2], found[3])}"
-    line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    # Under `fit`, TensorFlow tells first where the step was defined.
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(_WHERE)] or [type(error).__name__]
+    line = next((line for line in told if " record at " in line), told[0])
     line = re.sub(r"\{\{.*?\}\} *|\s*\[Op:.*", "", line)
     if isinstance(error, tf.errors.DataLossError):
         return f"a file of the data set is damaged ({line})"

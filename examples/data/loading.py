@@ -266,6 +266,8 @@ def _open(builder: tfds.core.DatasetBuilder, split: str, kind: _Kind) -> _Readin
             f"{info.name} has no split {split!r} ({first_line(error)}); it has {there}"
         ) from error
     if records is not None:
+        if records.size == 0:
+            check_labels(info.name, split, [])
         records.check_files()
         labels = records.in_order().map(
             lambda file, place, example: kind.info.features.deserialize_example(

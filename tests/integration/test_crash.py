@@ -26,7 +26,7 @@ EPOCHS = 4
 FLAGS = [
     "--model=resnet8_v1", "--width=2", f"--epochs={EPOCHS}", "--warmup_epochs=1",
     "--limit_examples=200", "--verbose=0", "--tensorboard=no", "--monitor_every=4", "--flip",
-    "--checkpoint_steps=2",
+    "--checkpoint_steps=2", "--mixup=0.2", "--cutmix=1", "--erase", "--use_ema",
 ]  # fmt: skip
 STEPS = 200 // 32
 # Files are killed as they are about to be put into place: written, and not yet there.

@@ -301,6 +301,13 @@ def test_a_split_that_is_not_there_is_refused(data_dir):
         loading.load_images("digits", data_dir=str(data_dir), validation_split="valid")
 
 
+@pytest.mark.parametrize("part", ["train_split", "validation_split", "test_split"])
+def test_a_split_without_examples_is_refused(part, data_dir):
+    given = {"train_split": "train", "validation_split": "none", part: "train[7:7]"}
+    with pytest.raises(UsageError, match=r"split 'train\[7:7\]' of digits has no examples"):
+        loading.load_images("digits", data_dir=str(data_dir), **given)
+
+
 def test_validation_and_training_share_nothing(data_dir):
     found = loading.load_images("digits", data_dir=str(data_dir), cache=False)
     assert (found.train_size, found.validation_size, found.test_size) == (1293, 144, 360)

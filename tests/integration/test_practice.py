@@ -164,7 +164,7 @@ def test_stochastic_depth_leaves_out_the_branches_of_single_images():
 def test_backbones_of_other_packages(tmp_path):
     keras_hub = pytest.importorskip("keras_hub")
     backbone = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[8], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 128],
+        input_conv_filters=[64], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 128],
         stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block",
         image_shape=(None, None, 3),
     )  # fmt: skip
@@ -254,6 +254,8 @@ def test_what_is_frozen():
     assert not any(name.startswith(("stem", "stage1", "stage2")) for name in trained(model))
     with pytest.raises(UsageError, match=r"no layer 'stage9'; it has stem_conv"):
         fine_tuning.freeze(model, "until=stage9")
+    with pytest.raises(UsageError, match="until=logits leaves nothing to train"):
+        fine_tuning.freeze(model, "until=logits")
     with pytest.raises(ValueError, match="neither none"):
         fine_tuning.check_freeze("head")
 

@@ -159,6 +159,17 @@ def test_augmentation_is_a_function_of_the_step(data):
     assert same(joined, found)
 
 
+def test_a_damaged_file_is_told_in_the_words_that_say_so():
+    text = (
+        "Graph execution error:\n\nDetected at node IteratorGetNext defined at (most recent call "
+        'last):\n  File "train.py", line 1, in <module>\n\n'
+        "truncated record at 77' failed with Read less bytes than requested\n"
+        "\t [[{{node IteratorGetNext}}]] [Op:__inference_step_1]"
+    )
+    told = decoding.explain(tf.errors.DataLossError(None, None, text))
+    assert told.startswith("a file of the data set is damaged (truncated record at 77'")
+
+
 # --- decoding -------------------------------------------------------------------------------------
 
 
