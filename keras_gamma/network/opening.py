@@ -104,10 +104,10 @@ class Opener:
             self.paused = before
         if entry is not None:
             return self._writer.normalization(layer, entry, args, kwargs)
-        if type(layer) is keras.layers.Add and are_two_alike(args):
+        if type(layer) is keras.layers.Add and not kwargs and are_two_alike(args):
             # Opening it would come to the same.
             outputs = symbol(args[0][0].shape, layer.compute_dtype)
-            return self._writer.call(layer, Kind.SUM, args, kwargs, outputs)
+            return self._writer.sum_of_two(layer, args[0], outputs)
         kind = operations.kind_of_layer(layer)
         if kind is not None:
             outputs = self._infer(layer, args, kwargs)

@@ -1,5 +1,6 @@
 """Symbolic tensors: making them, and finding them in what a call takes and returns."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +10,16 @@ from keras import tree
 
 def symbol(shape: Sequence[int | None], dtype: str) -> keras.KerasTensor:
     """A new symbolic tensor."""
+    # Networks have few shapes: looking at each again would take longer than a copy.
+    pattern = _pattern(tuple(shape), dtype)
+    copy = object.__new__(keras.KerasTensor)
+    vars(copy).update(vars(pattern))
+    return copy
+
+
+@functools.lru_cache(1024)
+def _pattern(shape: tuple[int | None, ...], dtype: str) -> keras.KerasTensor:
+    """A symbolic tensor that is never given out, so that nobody writes on it."""
     # Keras takes as long to make up a name as for all the rest.
     return keras.KerasTensor(shape, dtype=dtype, name="traced")
 

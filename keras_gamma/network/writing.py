@@ -180,8 +180,26 @@ class Writer:
         )
         recording.assign(outputs, written)
         recording.powers[written] = 1.0 if homogeneous else None
-        self.gains.look(layer, (tensor,), written, self.scope)
         recording.note_step(layer, (tensor,), {}, outputs)
+        return outputs
+
+    def sum_of_two(self, layer: keras.Layer, operands: Any, outputs: keras.KerasTensor) -> Any:
+        """`call` for the next frequent case: an `Add` of two tensors of one shape.
+
+        Args:
+            layer: the `Add`.
+            operands: pair of symbolic tensors.
+            outputs: the symbolic tensor that it returns.
+        """
+        recording = self.recording
+        numbers = known(map(recording.number_of, operands))
+        both = len(set(numbers)) == 2 and all(map(recording.varies, operands))
+        if not both or algebra.shifted(recording.nodes, recording.powers, numbers) is not None:
+            return self.call(layer, Kind.SUM, (operands,), {}, outputs)
+        written = recording.write(Kind.SUM, numbers, self.label(), False, self._group)
+        recording.assign(outputs, written)
+        recording.powers[written] = 1.0
+        recording.note_step(layer, (operands,), {}, outputs)
         return outputs
 
     def _without_node(
