@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
                     print(f"[{number}/{len(left)}] {row}", flush=True)
 
 
-@functools.lru_cache(2)
+@functools.lru_cache(4)
 def engine_of(depth: int, width: int, kind: str = "plain") -> factorial_engine.Engine:
     """Builds and traces a network once."""
     network = build_model(f"resnet{depth}_v1", input_shape=(8, 8, 1), num_classes=10, width=width)

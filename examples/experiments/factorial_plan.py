@@ -144,9 +144,22 @@ def amendment(line: int | None = None) -> Iterator[Job]:
         yield from blocks(runs, seeds)
 
 
+# The second amendment: residual_last's effect by depth, with and without decay of what balances it.
+DEPTH_ARMS = (NONE, LAST_ALONE, ALL_BUT_LAST_AND_INTERIOR, ALL_BUT_INTERIOR)
+DEPTH_SEEDS = range(200, 220)
+
+
+def depth(line: int | None = None) -> Iterator[Job]:
+    """Four arms at every depth, seed by seed, so that every whole seed has all depths."""
+    _no_lines(line)
+    runs = tuple(run for deep in sorted(RATE_OF) for run in _of(cell(deep, 10.0), DEPTH_ARMS))
+    yield from blocks(runs, DEPTH_SEEDS)
+
+
 STAGES = {
     "tune": tune,
     "test": test,
     "tune_interior": tune_interior,
     "amendment": amendment,
+    "depth": depth,
 }

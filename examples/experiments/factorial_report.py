@@ -2,10 +2,10 @@
 
     python examples/experiments/factorial_report.py
 
-reads test.jsonl.gz and amendment.jsonl.gz in docs/experiments/rows, writes the part of
+reads test, amendment and depth.jsonl.gz in docs/experiments/rows, writes the part of
 docs/evidence.md between the two marks, and the figures beside it. Rows of your own are taken with
-`--rows=runs/factorial/test.jsonl` (and those of amendment.jsonl beside it), and `--pack` puts them
-into the repository first. What is judged, and how, is docs/experiments/preregistration.md.
+`--rows=runs/factorial/test.jsonl` (and those of the other stages beside it), and `--pack` puts
+them into the repository first. What is judged, and how, is docs/experiments/preregistration.md.
 """
 
 import gzip
@@ -23,6 +23,7 @@ from absl import flags
 from examples.core.cli import UsageError, run_main
 from examples.experiments import (
     factorial_amendment_report,
+    factorial_depth,
     factorial_map,
     factorial_pictures,
     factorial_plan,
@@ -46,6 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "docs" / "evidence.md"
 ROWS = ROOT / "docs" / "experiments" / "rows" / "test.jsonl.gz"
 AMENDED = ROWS.with_name("amendment.jsonl.gz")
+DEPTHS = ROWS.with_name("depth.jsonl.gz")
 PICTURES = ROOT / "docs" / "pictures"
 BEGIN, END = "<!-- factorial: begin -->", "<!-- factorial: end -->"
 
@@ -61,16 +63,19 @@ def main(argv: Sequence[str]) -> None:
     if not path.is_file():
         raise UsageError(f"--rows: there is no {path}; factorial.py makes it")
     rows = read(path)
-    amended = path.with_name(path.name.replace("test", "amendment"))
-    more = read(amended) if amended.is_file() else []
+    more, deep = (read_beside(path, stage) for stage in ("amendment", "depth"))
     if FLAGS.pack:
         pack(rows, factorial_plan.test(), ROWS)
         pack(more, factorial_plan.amendment(), AMENDED)
+        pack(deep, factorial_plan.depth(), DEPTHS)
     before, rest = EVIDENCE.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
-    EVIDENCE.write_text(f"{before}{BEGIN}\n{tables(rows, more)}\n{END}{after}", encoding="utf-8")
+    EVIDENCE.write_text(
+        f"{before}{BEGIN}\n{tables(rows, more, deep)}\n{END}{after}", encoding="utf-8"
+    )
     draw(rows, [*rows, *more])
-    print(f"{len(rows)} and {len(more)} rows; wrote {EVIDENCE} and two figures in {PICTURES}")
+    count = f"{len(rows)}, {len(more)} and {len(deep)} rows"
+    print(f"{count}; wrote {EVIDENCE} and two figures in {PICTURES}")
 
 
 def draw(first: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
@@ -93,6 +98,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def read_beside(path: Path, stage: str) -> list[dict[str, Any]]:
+    """The rows of another stage, from the file beside `path`; none if there is none."""
+    other = path.with_name(path.name.replace("test", stage))
+    return read(other) if other.is_file() else []
+
+
 def pack(rows: Sequence[dict[str, Any]], jobs: Iterator[dict[str, Any]], path: Path) -> None:
     """Writes rows, compressed, in the order of the plan."""
     places = {key_of(job): number for number, job in enumerate(jobs)}
@@ -101,12 +112,17 @@ def pack(rows: Sequence[dict[str, Any]], jobs: Iterator[dict[str, Any]], path: P
     path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
-def tables(rows: Sequence[dict[str, Any]], more: Sequence[dict[str, Any]]) -> str:
+def tables(
+    rows: Sequence[dict[str, Any]],
+    more: Sequence[dict[str, Any]],
+    deep: Sequence[dict[str, Any]],
+) -> str:
     """The tables, as Markdown.
 
     Args:
         rows: of the first plan.
         more: of the amendment.
+        deep: of the second amendment.
     """
     designs = findings.by_cell(rows)
     families = findings.judge(rows)
@@ -115,7 +131,16 @@ def tables(rows: Sequence[dict[str, Any]], more: Sequence[dict[str, Any]]) -> st
     parts += [_families("A, presets, in every cell", presets)] if presets else []
     parts += [_families(name, {"": f}) for name, f in families.items() if name not in presets]
     amended = factorial_amendment_report.tables(more, _families)
-    return "\n\n".join([*parts, _turn(rows), _failures(designs), _explored(designs), amended])
+    return "\n\n".join(
+        [
+            *parts,
+            _turn(rows),
+            _failures(designs),
+            _explored(designs),
+            amended,
+            factorial_depth.tables(deep),
+        ]
+    )
 
 
 def _cells(designs: findings.Designs) -> str:

@@ -16,6 +16,7 @@ from examples.core.decay import decay_kernels, tell_dose
 from examples.experiments import (
     factorial_amendment,
     factorial_cells,
+    factorial_depth,
     factorial_engine,
     factorial_map,
     factorial_plan,
@@ -298,6 +299,75 @@ def test_the_plan_is_what_was_written_down():
         assert len(runs) == count
 
 
+def test_the_second_amendment_is_what_was_written_down():
+    text = (ROOT / "docs" / "experiments" / "preregistration.md").read_text(encoding="utf-8")
+    text = text.split("## Second amendment: depth")[1].split("\n## ")[0]
+    assert "Depths 8, 14, 32 and 56, each at its own rate, D = 10; seeds 200 to 219" in text
+    jobs = list(factorial_plan.depth())
+    assert len(jobs) == 4 * 4 * 20
+    assert {job["seed"] for job in jobs} == set(range(200, 220))
+    first = [(job["depth"], job["rate"], job["dose"], job["arm"]) for job in jobs[:16]]
+    assert first == [
+        (depth, rate, dose, arm)
+        for depth, rate in ((8, 0.3), (14, 0.3), (32, 0.1), (56, 0.03))
+        for dose, arm in ((0.0, "0000"), (10.0, "1000"), (10.0, "0101"), (10.0, "1101"))
+    ]
+
+
+def depth_rows(effects, ratios, noise=0.1):
+    """Accuracies of 90, to which residual_last adds an effect; arms 01.1 have 2 more."""
+    rows = []
+    for (depth, effect), ratio in zip(effects.items(), ratios, strict=True):
+        rate = {8: 0.3, 14: 0.3, 32: 0.1, 56: 0.03}[depth]
+        for seed in range(6):
+            for arm in ("0000", "1000", "0101", "1101"):
+                value = 90 + effect * (arm[0] == "1") + 2 * (arm[1] == "1")
+                value += noise * (seed - 2.5) * (arm[0] == "1")
+                rows.append(
+                    {
+                        "depth": depth,
+                        "rate": rate,
+                        "dose": 0.0 if arm == "0000" else 10.0,
+                        "arm": arm,
+                        "seed": seed,
+                        "accuracy": value,
+                        "ratio": ratio,
+                    }
+                )
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("effects", "ratios", "verdicts", "whole"),
+    [
+        ((-1.0, 0.0, 2.0, 3.0), (4.0, 3.0, 2.0, 1.0), ["holds"] * 3, "holds"),
+        ((-1.0, 0.0, 2.0, 3.0), (4.0, 2.0, 3.0, 1.0), ["holds"] * 3, "refuted"),
+        ((1.0, 0.0, 2.0, 3.0), (4.0, 3.0, 2.0, 1.0), ["holds", "refuted", "holds"], "refuted"),
+        ((3.0, 2.0, 1.0, 0.0), (4, 3, 2, 1), ["refuted", "refuted", "holds"], "refuted"),
+    ],
+)
+def test_depth_is_judged_by_what_the_numbers_were_made_of(effects, ratios, verdicts, whole):
+    rows = depth_rows(dict(zip((8, 14, 32, 56), effects, strict=True)), ratios)
+    depths = factorial_depth.Depths(rows)
+    cell = factorial_depth.CELLS[2]
+    assert depths.alone(cell).mean() == pytest.approx(effects[2])
+    assert depths.balanced(cell).mean() == pytest.approx(effects[2])
+    # By hand: the slope through (3, a), (3.81, b), (5, c), (5.81, d).
+    slope = np.polyfit(np.log2([8, 14, 32, 56]), effects, 1)[0]
+    assert depths.slope().mean() == pytest.approx(slope)
+    found = factorial_depth.judge(depths)
+    assert [verdict.text for verdict in found] == verdicts
+    assert factorial_depth.turns(depths, found) == whole
+
+
+def test_seeds_without_all_depths_are_left_out():
+    rows = depth_rows({8: -1.0, 14: 0.0, 32: 2.0, 56: 3.0}, (4, 3, 2, 1))
+    depths = factorial_depth.Depths(rows[:-1])
+    assert depths.seeds == [0, 1, 2, 3, 4]
+    few = [row for row in rows if row["depth"] < 56]
+    assert "not reached" in factorial_depth.tables(few)
+
+
 def test_seeds_share_data_and_nothing_of_the_test():
     cell = factorial_plan.PRIMARY
     one, again, other = (factorial_cells.data_of(cell, seed) for seed in (3, 3, 4))
@@ -333,22 +403,31 @@ def test_the_binaries_tell_the_dose():
 
 def test_the_numbers_of_the_docs_come_from_the_rows():
     """`python examples/experiments/factorial_report.py` mends it."""
-    rows, more = map(factorial_report.read, (factorial_report.ROWS, factorial_report.AMENDED))
+    rows = factorial_report.read(factorial_report.ROWS)
+    more, deep = (
+        factorial_report.read_beside(factorial_report.ROWS, stage)
+        for stage in ("amendment", "depth")
+    )
     text = factorial_report.EVIDENCE.read_text(encoding="utf-8")
     shown = text.split(factorial_report.BEGIN)[1].split(factorial_report.END)[0]
-    assert shown.strip() == factorial_report.tables(rows, more)
+    assert shown.strip() == factorial_report.tables(rows, more, deep)
 
 
 def test_rows_are_those_of_the_plan_and_runs_can_be_had_again():
-    rows, more = map(factorial_report.read, (factorial_report.ROWS, factorial_report.AMENDED))
-    for found, stage in ((rows, factorial_plan.test), (more, factorial_plan.amendment)):
+    rows = factorial_report.read(factorial_report.ROWS)
+    stages = (factorial_plan.amendment, factorial_plan.depth)
+    more, deep = (
+        factorial_report.read_beside(factorial_report.ROWS, stage.__name__) for stage in stages
+    )
+    for found, stage in zip((rows, more, deep), (factorial_plan.test, *stages), strict=True):
         # In the order of the plan, as far as the time went.
         left = map(factorial_cells.key_of, stage())
         assert all(factorial_cells.key_of(row) in left for row in found)
-    assert not {row["seed"] for row in rows} & {row["seed"] for row in more}
+    old, new, deepest = ({row["seed"] for row in found} for found in (rows, more, deep))
+    assert not (old & new or old & deepest or new & deepest)
     # "none" does not depend on the dose, so that cells of one depth have its runs twice.
     seen = {}
-    for row in (*rows, *more):
+    for row in (*rows, *more, *deep):
         if row["arm"] == factorial_cells.NONE:
             place = (row["depth"], row["rate"], row["seed"])
             assert seen.setdefault(place, row["accuracy"]) == row["accuracy"]
