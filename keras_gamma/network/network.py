@@ -27,6 +27,8 @@ class Network:
         opaque: dict from the id of each layer in a part that could not be opened to the cause.
         computed: dict from the id of each layer of Keras whose kernel a layer around it computes
             on each call to a `Computed`.
+        measured: dict from the id of a γ that acts through closed code to the name of the role that
+            running shows, and a sentence; see `keras_gamma.checks.measure`.
         rejected: ids of layers that look like normalizations but do not behave as one.
         inputs: tuple of the `KerasTensor`s it was traced on.
         steps: tuple of `Step`, in the order of computation.
@@ -54,6 +56,7 @@ class Network:
     steps: tuple[Step, ...]
     outputs: tuple[keras.KerasTensor, ...]
     computed: dict[int, Computed] = dataclasses.field(default_factory=dict)
+    measured: dict[int, tuple[str, str]] = dataclasses.field(default_factory=dict)
     _derived: dict[Callable[[Graph], Any], Any] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )

@@ -170,6 +170,9 @@ def find_roles(model: keras.Model | Network, inputs: Any = None) -> RoleReport:
     for layer in flatten_layers(network.model):
         notes += _unseen(layer, network, found)
         notes += _with_computed_kernel(layer, network)
+    for key, (role, shown) in network.measured.items():
+        if key in found:
+            found[key].verdicts = [Verdict(Role(role), shown)]
     gains = _gains(network, found)
     known = {id(note.variable) for note in gains}
     notes = [n for n in notes if n.variable is None or id(n.variable) not in known] + gains

@@ -10,6 +10,7 @@ from keras import layers, ops
 
 import keras_gamma
 from keras_gamma import Role, verify
+from keras_gamma.checks import measure
 from keras_gamma.checks.claims import Agreement, Measured, compare
 from tests.models.role_models import BY_NAME, CASES
 from tests.models.wrong_before import CASES as BEFORE
@@ -340,3 +341,24 @@ def test_a_length_that_no_example_changes_follows_gamma():
     y = y / ops.sqrt(ops.sum(ops.square(y), axis=-1, keepdims=True) + 1e-9)
     [one] = verify(keras.Model(x, layers.Dense(2)(y)))
     assert (str(one.measured), str(one.agreement)) == ("interior", "agree")
+
+
+def test_what_reading_must_leave_open_is_measured():
+    """Raw code on JAX and torch: plans go by what running shows, and the report says so."""
+    case = BY_NAME["raw_blocks"]
+    model = case.build()
+    read = {g.path: str(g.role) for g in keras_gamma.find_roles(model)}
+    network = measure(model)
+    report = keras_gamma.find_roles(network)
+    right = {
+        **{f"block{n}/bn1/gamma": "interior" for n in (1, 2)},
+        **{f"block{n}/bn2/gamma": "residual_last" for n in (1, 2)},
+        "stem/inside_bn/gamma": "interior",
+    }
+    assert {g.path: str(g.role) for g in report}.items() >= right.items()
+    changed = {g.path for g in report if str(g.role) != read[g.path]}
+    assert all(g.reason.startswith("Measured, not read") == (g.path in changed) for g in report)
+    if keras.backend.backend() != "tensorflow":
+        assert changed == {path for path in right if path.startswith("block")}
+    plan = keras_gamma.apply_guidelines(network, l2=0.5)
+    assert {e.path for e in plan if str(e.decision) == "apply"} == set(right)
