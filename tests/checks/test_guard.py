@@ -148,6 +148,7 @@ def test_it_measures_in_the_dtype_that_is_trained_in(dtype):
         fit(model, DecayGuard())
 
 
+@pytest.mark.slow
 def test_it_looks_again_after_a_recompile_and_in_each_fit():
     model = block()
     model.compile(adamw(), "mse")
@@ -231,6 +232,7 @@ def test_a_stale_step_is_no():
         fit(model, DecayGuard(plan))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kwargs", [{"run_eagerly": True}, {"jit_compile": True}], ids=str)
 def test_eager_and_compiled(kwargs):
     if BACKEND == "torch" and "jit_compile" in kwargs:
@@ -289,15 +291,9 @@ def test_not_a_way_to_tell():
 # On several devices ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind",
-    [
-        "data_parallel",
-        *(
-            pytest.param(kind, marks=pytest.mark.slow)
-            for kind in ("mirrored", "scope", "distributed_fit", "model_parallel")
-        ),
-    ],
+    "kind", ["data_parallel", "mirrored", "scope", "distributed_fit", "model_parallel"]
 )
 def test_on_two_devices(kind):
     """In a process of its own, which is split into two devices."""

@@ -380,6 +380,7 @@ def test_a_reloaded_sequential_keeps_its_factors(tmp_path):
     assert left["ln/beta"] == 1.0
 
 
+@pytest.mark.slow
 def test_backup_and_restore(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -73,6 +73,12 @@ def test_counted_twice_is_told_when_training_begins():
     model.compile("adamw", "mse")
     with pytest.warns(UserWarning, match=r"AdamW decays γ that have .* ln/gamma.* counted twice"):
         model.fit(*data(), verbose=0)
+
+
+@pytest.mark.slow
+def test_counted_twice_is_told_once_for_each_step_and_only_where_it_is():
+    model = roads.with_head(block())
+    apply_guidelines(model, l2=0.125)
     model.compile("adamw", "mse")
     with pytest.warns(UserWarning, match="counted twice"):
         model.train_on_batch(*data())

@@ -155,11 +155,12 @@ def test_our_optimizers_need_no_help_and_no_warning(tmp_path):
     assert_trains_on_alike(model, tmp_path / "m.keras", count=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
         "import keras, keras_gamma; load = keras.models.load_model",
-        pytest.param("import keras_gamma; load = keras_gamma.load_model", marks=pytest.mark.slow),
+        "import keras_gamma; load = keras_gamma.load_model",
     ],
 )
 def test_our_optimizers_load_in_a_new_process(tmp_path, code):
@@ -210,8 +211,7 @@ def cv_backbone():
     )
 
 
-@pytest.mark.one_in(2)
-@pytest.mark.parametrize("make", [hub_backbone, cv_backbone])
+@pytest.mark.parametrize("make", [hub_backbone, pytest.param(cv_backbone, marks=pytest.mark.slow)])
 def test_backbones_of_keras_hub_and_keras_cv(tmp_path, make):
     backbone = make()
     x = keras.Input((8, 8, 3))

@@ -565,6 +565,7 @@ def test_help_lists_the_flags():
         assert flag in done.stdout
 
 
+@pytest.mark.slow
 def test_errors_are_one_line_and_a_nonzero_exit(tmp_path):
     script = str(ROOT / "examples" / "train_resnet.py")
     done = subprocess.run(
