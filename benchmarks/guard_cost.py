@@ -3,7 +3,8 @@
     python benchmarks/guard_cost.py     # about four minutes on two CPU cores
 
 Prints the median ratio of one epoch with the guard to one without, and the time inside the guard in
-steps. In a first `fit` the guard comes before the step is traced, so each epoch is one of a step
+steps. It is the processor's time, of all threads: other work on the machine does not count. In a
+first `fit` the guard comes before the step is traced, so each epoch is one of a step
 that was traced already; it looks at the same things.
 """
 
@@ -39,9 +40,9 @@ class Clocked(keras_gamma.callbacks.DecayGuard):
     spent = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        began = time.perf_counter()
+        began = time.process_time()
         super().on_train_batch_begin(batch, logs)
-        self.spent += time.perf_counter() - began
+        self.spent += time.process_time() - began
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
         spent = []
 
         def run(*callbacks: Any, model: keras.Model = model) -> float:
-            timer = Timer()
+            timer = Timer(time.process_time)
             batches = [timer, *callbacks, timer]
             model.fit(images, labels, batch_size=_BATCH.value, verbose=0, callbacks=batches)
             return float(timer.seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 import weakref
 from collections.abc import Iterable, Mapping
 
@@ -20,7 +19,7 @@ from keras_gamma.decay import (
 )
 from keras_gamma.decay.decay_plan import DecayPlan
 from keras_gamma.decay.guidelines import Guidelines
-from keras_gamma.decay.inner_optimizers import holds_several, parts, unwrap
+from keras_gamma.decay.inner_optimizers import parts
 from keras_gamma.decay.penalties import Change, Slot, Undo
 from keras_gamma.decay.plan import GammaPlan
 from keras_gamma.decay.plan_entry import Decision, PlanEntry
@@ -184,23 +183,18 @@ def check_not_twice(model: keras.Model, pairs: Iterable[tuple[PlanEntry, Slot]])
     ]
     if optimizer is None or not variables:
         return
-    if holds_several(optimizer):  # Each has variables of its own.
-        warnings.warn(
-            f"{type(optimizer).__name__} was not asked which γ its optimizers decay: see to it "
-            "that none has a penalty as well.",
-            stacklevel=4,
-        )
-        return
-    inner = unwrap(optimizer)
-    twice = [v.path for v in variables if shrinkage.acts_on(inner, v)]
-    if twice:
-        raise ValueError(
-            f"These γ would get an L2 penalty, and the {type(inner).__name__} that the model is "
-            f"compiled with decays them as well (weight_decay={inner.weight_decay}): "
-            f"{', '.join(twice)}. Nothing changed. Choose one: exclude all γ from its decay first, "
-            "with exclude_from_weight_decay(model.optimizer, model, guidelines='none'), or use "
-            "exclude_from_weight_decay alone, without a penalty."
-        )
+    # The parts of a `MultiOptimizer` have variables once it is built; until then, the first step
+    # tells (`step_check`).
+    for inner, own in shrinkage.shared_out(optimizer, variables):
+        twice = [v.path for v in own if shrinkage.acts_on(inner, v)]
+        if twice:
+            raise ValueError(
+                f"These γ would get an L2 penalty, and the {type(inner).__name__} that the model "
+                f"is compiled with decays them as well (weight_decay={inner.weight_decay}): "
+                f"{', '.join(twice)}. Nothing changed. Choose one: exclude all γ from its decay "
+                "first, with exclude_from_weight_decay(model.optimizer, model, guidelines='none'), "
+                "or use exclude_from_weight_decay alone, without a penalty."
+            )
 
 
 def in_force(model: keras.Model) -> list[tuple[GammaPlan | DecayPlan, dict[str, keras.Variable]]]:
@@ -223,9 +217,8 @@ def in_force(model: keras.Model) -> list[tuple[GammaPlan | DecayPlan, dict[str, 
          {path: variable for path, (_, variable) in by_path.items()})
         for source, by_path in entries.items()
     ]  # fmt: skip
-    records = [optimizer_records.of_model(layer) for layer in _keras.flatten_layers(model)]
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None:
-        records += [optimizer_records.of(inner) for inner in parts(optimizer)]
-    kept = [record for record in dict.fromkeys(records) if record is not None]
-    return found + [(record.plan, record.variables()) for record in kept]
+    records = [] if optimizer is None else map(optimizer_records.of, parts(optimizer))
+    # What acts now comes last: it is what holds, where an earlier optimizer was told otherwise.
+    acting = [record.restricted(set(at)) for record in records if record is not None]
+    return found + optimizer_records.below(model) + acting

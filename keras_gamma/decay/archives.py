@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import warnings
 import zipfile
 import zlib
 from typing import Any
@@ -16,10 +17,12 @@ from keras_gamma.decay import (
 )
 from keras_gamma.decay.layer_records import FILE_NAME
 from keras_gamma.decay.plan_files import MAX_BYTES, in_one_line
+from keras_gamma.decay.telling import DecisionNotKept
 
 _MAX_RECORDS = 100_000
 _MOST_EXPANSION = 100
 _LONGEST = 800
+_HDF5 = (".h5", ".hdf5")
 
 
 def load_model(
@@ -41,10 +44,12 @@ def load_model(
 
     Args:
         filepath: string or path of a local `.keras` archive, or of the directory that
-            `model.save(..., zipped=False)` wrote.
+            `model.save(..., zipped=False)` wrote. Of an `.h5` file, which has no room for records,
+            what Keras itself has kept comes back: the penalties of layers with an argument for
+            them, and the decisions in the config of an optimizer of `keras_gamma.optimizers`.
         custom_objects: as for `keras.models.load_model`.
         compile: bool, as for `keras.models.load_model`. If `False`, there is no optimizer, and
-            exclusions are not restored.
+            exclusions are not restored, which a `DecisionNotKept` warning says.
         safe_mode: bool, as for `keras.models.load_model`.
 
     Returns:
@@ -67,7 +72,7 @@ def load_model(
     [2.0]
     """
     path = os.fspath(filepath)
-    records = _records_in_folder(path) if os.path.isdir(path) else _records_in_archive(path)
+    records = _records(path)
     try:
         model: keras.Model = keras.models.load_model(
             path, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode
@@ -87,7 +92,24 @@ def load_model(
             restoring.restore(model, records, optimizers=compile)
     except ValueError as error:
         raise ValueError(f"{path!r}, {FILE_NAME} of {error}") from error
+    if not compile and any(map(restoring.is_for_optimizer, records.values())):
+        warnings.warn(
+            f"{path!r} was loaded with compile=False, without its optimizer and the exclude list "
+            "on it. Call exclude_from_weight_decay on the optimizer that the model is compiled "
+            "with, or load it with compile=True.",
+            DecisionNotKept,
+            stacklevel=2,
+        )
     return model
+
+
+def _records(path: str) -> dict[str, str]:
+    """Place -> record, for every record in what `model.save` wrote."""
+    if os.path.isdir(path):
+        return _records_in_folder(path)
+    if path.endswith(_HDF5) and os.path.isfile(path) and not zipfile.is_zipfile(path):
+        return {}  # It has no room for them, which was told when it was written.
+    return _records_in_archive(path)
 
 
 def _records_in_archive(path: str) -> dict[str, str]:

@@ -37,8 +37,7 @@ def apply_guidelines(
     traces its step anew; optimizer and metrics keep their state). A frozen γ gets its penalty,
     too, which Keras leaves out for as long as it is frozen. Calling it again with the same
     arguments changes nothing; with others, it replaces what it set. If it raises, the model is
-    as it was. Apply it to the model that you call `fit` on: a step that an
-    outer model has traced already is not dropped when only an inner one is passed.
+    as it was. A model around it, whose optimizer decays the same γ, says so when it is trained.
 
     Args:
         model: a `keras.Model`.

@@ -243,7 +243,9 @@ class AppliedDecayPlan(DecayPlan):
     ) -> None:
         super().__init__(plan, plan.guidelines, plan.weight_decay)
         self._optimizer, self._model = weakref.ref(optimizer), weakref.ref(model)
-        self._record = optimizer_records.of(optimizer)
+        record = optimizer_records.of(optimizer)
+        assert record is not None, "it was noted there a moment ago"
+        self._record = record
         self._before: Before | None = before
 
     def remove(self) -> None:
@@ -258,15 +260,14 @@ class AppliedDecayPlan(DecayPlan):
         if before is None:
             raise ValueError("This plan was taken back before: there is nothing to take back.")
         optimizer, model = self._optimizer(), self._model()
-        if optimizer is None or optimizer_records.of(optimizer) is not self._record:
+        was_on_it = optimizer_records.replace(optimizer, self._record, before.record, model)
+        if optimizer is None or not was_on_it:
             return
         if has_factors(optimizer):
             optimizer.set_decay(before.factors)
         else:
             exclusions.readmit(optimizer, before.decayed)
-        optimizer_records.replace(optimizer, before.record)
         if model is not None:
-            optimizer_records.remember_on_model(model, None)
             penalties.drop_traced_functions(model)
 
 
@@ -318,8 +319,7 @@ def _put(
             stacklevel=3,
         )
     read = _read_back(plan, variables, inner)
-    optimizer_records.remember(inner, read, variables)
-    optimizer_records.remember_on_model(model, optimizer_records.of(inner))
+    optimizer_records.remember(inner, read, variables, model)
     return AppliedDecayPlan(read, inner, model, before)
 
 

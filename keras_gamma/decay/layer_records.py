@@ -1,10 +1,12 @@
 """Decisions on γ, kept on the layers that own them.
 
 Whoever holds the layer saves it: a new head, an inner or an outer model. Keras asks every layer
-for its config, its weights and its assets; three methods of the *instance* answer, each by asking
-the class first. The config of Keras' own norms holds the penalty. For the rest the decision is
+for its config, its weights and its assets; methods of the *instance* answer, each by asking the
+class first. The config of Keras' own norms holds the penalty. For the rest the decision is
 written to the layer's assets, from where `keras_gamma.load_model` puts it back; where nobody will,
-they say so, and what to call instead (`telling`).
+they say so, and what to call instead (`telling`). And whoever holds the layer asks it in every
+training step, where it looks at the optimizers (`step_check`), also for the variables that one was
+told to spare.
 """
 
 from __future__ import annotations
@@ -16,24 +18,25 @@ import pathlib
 import sys
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
 from keras_gamma._keras import names as _keras
 from keras_gamma._keras import structure
-from keras_gamma.decay import penalties, plan_files
+from keras_gamma.decay import penalties, places, plan_files, step_check
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.instance_methods import hook, owner_of, unhook
 from keras_gamma.decay.penalties import Slot
 from keras_gamma.decay.plan import GammaPlan
 from keras_gamma.decay.plan_entry import Decision, PlanEntry
+from keras_gamma.decay.step_check import State
 from keras_gamma.decay.telling import DecisionNotKept, Teller
 
 FILE_NAME = "keras_gamma.json"
 FORMAT, VERSION = "keras_gamma.layer", 1
-_HOOKS = ("get_config", "save_own_variables", "save_assets")
+_HOOKS = ("get_config", "save_own_variables", "save_assets", *_keras.ASKED_IN_A_STEP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +56,23 @@ class Decided:
         return penalties.is_in_place(self.slot, regularizer)
 
 
+@dataclasses.dataclass(frozen=True)
+class Spared:
+    """What a plan for an optimizer says of one variable of a layer.
+
+    Args:
+        variable: the variable.
+        factor: float, what is left of the weight decay on it; 0 where it is excluded.
+        source: what the plan was noted by, an `OptimizerRecord`.
+    """
+
+    variable: keras.Variable
+    factor: float
+    source: Any
+
+
 class LayerRecord:
-    """Stands in for three methods of one layer, and remembers what was decided on its γ.
+    """Stands in for some methods of one layer, and remembers what was decided on its variables.
 
     Args:
         layer: the `keras.Layer`.
@@ -63,6 +81,9 @@ class LayerRecord:
     def __init__(self, layer: keras.Layer) -> None:
         self._layer = weakref.ref(layer)
         self.decisions: dict[int, Decided] = {}  # By the variable's number in the layer.
+        self.spared: dict[int, Spared] = {}
+        # Models whose training has been looked at, and with which optimizers.
+        self.checked: weakref.WeakKeyDictionary[keras.Model, State] = weakref.WeakKeyDictionary()
         self.teller = Teller()
         self.in_config = False  # Since the assets were written last.
 
@@ -75,6 +96,14 @@ class LayerRecord:
     def penalized(self) -> list[Decided]:
         """The decisions that put a penalty on a γ."""
         return [d for d in self.decisions.values() if d.entry.decision is Decision.APPLY]
+
+    def with_penalty(self) -> list[keras.Variable]:
+        """The γ that have a penalty by decision now."""
+        return [d.slot.variable for d in self.penalized() if d.is_in_force]
+
+    def withheld(self) -> list[keras.Variable]:
+        """The variables that an optimizer was told not to decay, or not in full."""
+        return [spared.variable for spared in self.spared.values() if spared.factor < 1.0]
 
     # What Keras calls -----------------------------------------------------------------------
 
@@ -99,6 +128,12 @@ class LayerRecord:
                     f"on {_named(self.layer)}, say): the model that loads it needs its own, by "
                     "apply_guidelines or GammaPlan.apply."
                 )
+            elif self.withheld():
+                self.teller.lost(
+                    "A file of weights alone holds no exclude list (that an optimizer spares "
+                    f"{self.withheld()[0].path}, say): the optimizer of the model that loads it "
+                    "needs its own, by exclude_from_weight_decay or DecayPlan.apply."
+                )
 
     def save_assets(self, dir_path: str) -> None:
         """Writes the record into the layer's folder of an archive."""
@@ -113,6 +148,28 @@ class LayerRecord:
         if not self.in_config and self.penalized():
             self.tell(f"The config of the model around {_named(self.layer)} does not hold")
         self.in_config = False
+
+    def _get_call_context(self) -> Any:
+        """Asked in each forward pass."""
+        self._look_at_step()
+        return type(self.layer)._get_call_context(self.layer)
+
+    def _get_own_losses(self) -> Any:
+        """Asked for the losses of whatever model holds the layer."""
+        self._look_at_step()
+        return type(self.layer)._get_own_losses(self.layer)
+
+    def _look_at_step(self) -> None:
+        model = _keras.trainer()
+        if model is None:
+            return
+        before = self.checked.get(model)
+        if before is None or not before.holds(model):
+            found = below(model)
+            state = State.of(model)
+            for record in [*found, self]:
+                record.checked[model] = state
+            step_check.check(model, found)
 
     # ----------------------------------------------------------------------------------------
 
@@ -190,11 +247,34 @@ def remember(plan: GammaPlan, pairs: Iterable[tuple[PlanEntry, Slot]]) -> None:
     """Puts the decisions of a plan, which are in force now, onto the layers that own the γ."""
     teller = Teller()
     for entry, slot in pairs:
-        record = of(slot.layer) or LayerRecord(slot.layer)
-        record.teller = teller
+        record = _on(slot.layer, teller)
         decided = Decided(slot, entry, plan.guidelines, plan.l2)
         record.decisions[_number(slot.layer, slot.variable)] = decided
-        hook(slot.layer, record, _HOOKS)
+
+
+def remember_spared(model: keras.Layer, factors: Mapping[int, float], source: Any) -> None:
+    """Puts what a plan for an optimizer says onto the layers of `model` that own the variables.
+
+    Args:
+        model: the model, or a layer, that holds the variables.
+        factors: the factor of each variable that the plan speaks of, by its id.
+        source: what knows the plan, an `OptimizerRecord`.
+    """
+    teller = Teller()
+    for at in places.locate(model):
+        if id(at.variable) in factors:
+            record = _on(at.layer, teller)
+            spared = Spared(at.variable, factors[id(at.variable)], source)
+            record.spared[_number(at.layer, at.variable)] = spared
+
+
+def forget_spared(model: keras.Layer, source: Any) -> None:
+    """Takes off the layers of `model` what `source` says of their variables."""
+    for record in below(model):
+        kept = {n: spared for n, spared in record.spared.items() if spared.source is not source}
+        record.spared = kept
+        record.checked.clear()
+        _let_go(record)
 
 
 def share_teller(model: keras.Layer) -> None:
@@ -213,8 +293,21 @@ def forget(slot: Slot, entry: PlanEntry) -> None:
     if record.decisions[number].entry != entry:
         return  # Another plan has decided since.
     del record.decisions[number]
-    if not record.decisions:
-        unhook(slot.layer, _HOOKS)
+    _let_go(record)
+
+
+def _on(layer: keras.Layer, teller: Teller) -> LayerRecord:
+    """The record on `layer`, which something is about to be added to."""
+    record = of(layer) or LayerRecord(layer)
+    record.teller = teller
+    record.checked.clear()
+    hook(layer, record, _HOOKS)
+    return record
+
+
+def _let_go(record: LayerRecord) -> None:
+    if not record.decisions and not record.spared:
+        unhook(record.layer, _HOOKS)
 
 
 def _number(layer: keras.Layer, variable: keras.Variable) -> int:

@@ -1,28 +1,25 @@
-"""What is lost on the way through a model as a whole: its config, its export, its training step.
+"""What is lost on the way through a model as a whole: its config, its export.
 
 A model that is rebuilt from a few numbers (the backbones of keras-cv and keras-hub) never asks its
-layers for their configs, nor does an export. And an optimizer that is compiled after the guidelines
-were applied may decay the same γ a second time. Three methods of the instance see to it.
+layers for their configs, nor does an export. Two methods of the instance see to it.
 """
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from typing import Any
 
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import layer_records, shrinkage
-from keras_gamma.decay.inner_optimizers import holds_several, unwrap
+from keras_gamma.decay import layer_records
 from keras_gamma.decay.instance_methods import hook, owner_of, unhook
 
-_METHODS = ("get_config", "make_train_function", "export")
+_METHODS = ("get_config", "export")
 
 
 class ModelWatch:
-    """Stands in for three methods of one model in which γ were decided on.
+    """Stands in for two methods of one model in which γ were decided on.
 
     Args:
         model: the `keras.Model`.
@@ -52,13 +49,6 @@ class ModelWatch:
             record.in_config = True
         return config
 
-    def make_train_function(self, force: bool = False) -> Any:
-        """Makes the training step; says so if a γ with a penalty is decayed by it, too."""
-        model = self.model
-        if getattr(model, "train_function", None) is None:
-            warn_if_counted_twice(model)
-        return type(model).make_train_function(model, force)
-
     def export(self, *args: Any, **kwargs: Any) -> Any:
         """Writes the model for serving; says that nobody who trains it on will have the penalties.
 
@@ -73,47 +63,23 @@ class ModelWatch:
         return exported
 
 
-def warn_if_counted_twice(model: keras.Model) -> None:
-    """Warns if a γ with a penalty is decayed by the model's optimizer, too."""
-    twice = counted_twice(model)
-    if twice:
-        listed = ", ".join(twice[:3]) + (f" and {len(twice) - 3} more" if twice[3:] else "")
-        warnings.warn(
-            f"{type(unwrap(model.optimizer)).__name__} decays γ that have an L2 penalty "
-            f"already: {listed}. They are counted twice. Choose one: call "
-            "exclude_from_weight_decay(model.optimizer, model, guidelines='none'), or take "
-            "the penalties back with plan.remove().",
-            stacklevel=5,
-        )
-
-
-def counted_twice(model: keras.Model) -> list[str]:
-    """The paths of the trainable γ with a penalty that the model's optimizer decays, too."""
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None or holds_several(optimizer):
-        return []
-    inner = unwrap(optimizer)
-    variables = [
-        decided.slot.variable
-        for record in layer_records.below(model)
-        for decided in record.penalized()
-        if decided.is_in_force and decided.slot.variable.trainable
-    ]
-    return [v.path for v in variables if shrinkage.acts_on(inner, v)]
-
-
 def watch(model: keras.Layer) -> None:
     """Watches `model`, and every model inside it that has a decided γ below it."""
     for layer in _keras.flatten_layers(model):
-        if isinstance(layer, keras.Model) and layer_records.below(layer):
+        if isinstance(layer, keras.Model) and _has_decisions(layer):
             hook(layer, of(layer) or ModelWatch(layer), _METHODS)
 
 
 def unwatch(model: keras.Layer) -> None:
     """Lets go of every model in `model` that has no decided γ below it any more."""
     for layer in _keras.flatten_layers(model):
-        if of(layer) is not None and not layer_records.below(layer):
+        if of(layer) is not None and not _has_decisions(layer):
             unhook(layer, _METHODS)
+
+
+def _has_decisions(model: keras.Layer) -> bool:
+    """Whether there is a decided γ below `model`."""
+    return any(record.decisions for record in layer_records.below(model))
 
 
 def of(model: keras.Layer) -> ModelWatch | None:

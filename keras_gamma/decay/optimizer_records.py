@@ -12,13 +12,13 @@ import json
 import pathlib
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import places, plan_files
+from keras_gamma.decay import layer_records, places, plan_files
 from keras_gamma.decay.decay_plan import DecayPlan
 from keras_gamma.decay.inner_optimizers import has_factors
 from keras_gamma.decay.instance_methods import hook, owner_of, unhook
@@ -27,7 +27,6 @@ from keras_gamma.decay.telling import DecisionNotKept, Teller
 
 FORMAT, VERSION = "keras_gamma.optimizer", 1
 _METHODS = ("get_config", "save_assets")
-_ON_MODEL = "_keras_gamma_decay"
 
 
 class OptimizerRecord:
@@ -56,10 +55,17 @@ class OptimizerRecord:
         assert optimizer is not None, "its methods are reached through the optimizer alone"
         return optimizer
 
-    def variables(self) -> dict[str, keras.Variable]:
-        """Path of each entry -> its variable."""
-        pairs = zip(self.plan, self.held, strict=True)
-        return {entry.path: variable for entry, variable in pairs}
+    def restricted(self, variables: Collection[int]) -> tuple[DecayPlan, dict[str, keras.Variable]]:
+        """What the plan says of some variables, given by their ids, and the variable of each."""
+        pairs = [
+            (entry, variable)
+            for entry, variable in zip(self.plan, self.held, strict=True)
+            if id(variable) in variables
+        ]
+        plan = DecayPlan(
+            (entry for entry, _ in pairs), self.plan.guidelines, self.plan.weight_decay
+        )
+        return plan, {entry.path: variable for entry, variable in pairs}
 
     def changed(self) -> list[str]:
         """The paths of the variables that the optimizer treats otherwise by now."""
@@ -131,9 +137,15 @@ def of(optimizer: Any) -> OptimizerRecord | None:
 
 
 def remember(
-    optimizer: keras.optimizers.Optimizer, plan: DecayPlan, variables: Sequence[keras.Variable]
+    optimizer: keras.optimizers.Optimizer,
+    plan: DecayPlan,
+    variables: Sequence[keras.Variable],
+    model: keras.Layer,
 ) -> None:
-    """Notes on an optimizer the plan that is on it now, beside what other plans say of others."""
+    """Notes on an optimizer the plan that is on it now, beside what other plans say of others.
+
+    The layers of `model` that own the variables know it, too, should another optimizer come.
+    """
     before, new = of(optimizer), {id(variable) for variable in variables}
     pairs = list(zip(plan, variables, strict=True))
     if before is not None and not has_factors(optimizer):
@@ -145,26 +157,48 @@ def remember(
         for (entry, _), path in zip(pairs, places.unique_paths(kept), strict=True)
     ]
     merged = DecayPlan(entries, plan.guidelines, plan.weight_decay)
-    hook(optimizer, OptimizerRecord(optimizer, merged, kept), _METHODS)
+    record = OptimizerRecord(optimizer, merged, kept)
+    hook(optimizer, record, _METHODS)
+    _note_on_layers(model, record)
 
 
-def replace(optimizer: keras.optimizers.Optimizer, record: OptimizerRecord | None) -> None:
-    """Puts an earlier record in place of the present one, or none."""
-    if record is None:
+def replace(
+    optimizer: keras.optimizers.Optimizer | None,
+    old: OptimizerRecord,
+    new: OptimizerRecord | None,
+    model: keras.Layer | None,
+) -> bool:
+    """Puts an earlier record in place of an old one, or none.
+
+    Returns:
+        Whether it was the old one that was on the optimizer.
+    """
+    was_on_it = optimizer is not None and of(optimizer) is old
+    if was_on_it and new is None:
         unhook(optimizer, _METHODS)
-    else:
-        hook(optimizer, record, _METHODS)
+    elif was_on_it:
+        hook(optimizer, new, _METHODS)
+    if model is not None:
+        layer_records.forget_spared(model, old)
+        if new is not None:
+            _note_on_layers(model, new)
+    return was_on_it
 
 
-def remember_on_model(model: keras.Model, record: OptimizerRecord | None) -> None:
-    """Notes on a model for whose variables an optimizer has a plan, should it be compiled anew."""
-    if record is not None:
-        setattr(model, _ON_MODEL, record)
-    elif hasattr(model, _ON_MODEL):
-        delattr(model, _ON_MODEL)
+def _note_on_layers(model: keras.Layer, record: OptimizerRecord) -> None:
+    pairs = zip(record.plan, record.held, strict=True)
+    factors = {id(variable): entry.factor for entry, variable in pairs}
+    layer_records.remember_spared(model, factors, record)
 
 
-def of_model(model: keras.Layer) -> OptimizerRecord | None:
-    """What `remember_on_model` noted on `model` itself, or `None`."""
-    found = vars(model).get(_ON_MODEL)
-    return found if isinstance(found, OptimizerRecord) else None
+def below(model: keras.Layer) -> list[tuple[DecayPlan, dict[str, keras.Variable]]]:
+    """What plans for optimizers say of the variables of `model`, by whatever model they were made.
+
+    Returns:
+        Pairs of a plan, without what is not in `model`, and the variable of each of its paths.
+    """
+    kept: dict[OptimizerRecord, set[int]] = {}
+    for record in layer_records.below(model):
+        for spared in record.spared.values():
+            kept.setdefault(spared.source, set()).add(id(spared.variable))
+    return [record.restricted(variables) for record, variables in kept.items()]

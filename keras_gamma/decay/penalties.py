@@ -194,8 +194,9 @@ def is_in_place(slot: Slot, regularizer: Any) -> bool:
 
 
 def drop_traced_functions(model: keras.Model) -> None:
-    """Makes the next `fit` and `evaluate` of `model` and its sub-models trace anew."""
-    for layer in _keras.flatten_layers(model):
+    """Makes the next `fit` and `evaluate` of `model`, of models in it and around it, trace anew."""
+    layers = _keras.flatten_layers(model)
+    for layer in [*layers, *_keras.models_around(layers)]:
         for name in ("train_function", "test_function"):
             if getattr(layer, name, None) is not None:
                 setattr(layer, name, None)

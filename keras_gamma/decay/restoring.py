@@ -60,7 +60,7 @@ def restore(model: keras.Model, records: Mapping[str, str], optimizers: bool = T
     for place, text in records.items():
         target = at.get(place)
         try:
-            if _format(text) == optimizer_records.FORMAT:
+            if is_for_optimizer(text):
                 if optimizers:
                     on_optimizers.append(_read_optimizer(text, target))
             else:
@@ -73,7 +73,7 @@ def restore(model: keras.Model, records: Mapping[str, str], optimizers: bool = T
         if not has_factors(optimizer):
             spared = [v for e, v in zip(plan, variables, strict=True) if not e.decayed]
             _keras.exclude(optimizer, spared)
-        optimizer_records.remember(optimizer, plan, variables)
+        optimizer_records.remember(optimizer, plan, variables, model)
     if on_optimizers:
         penalties.drop_traced_functions(model)
 
@@ -167,6 +167,11 @@ def _positions_by_path(plan: DecayPlan, own: list[keras.Variable]) -> list[int |
 
 def _record_of(saveable: Any) -> Any:
     return layer_records.of(saveable) or optimizer_records.of(saveable)
+
+
+def is_for_optimizer(text: str) -> bool:
+    """Whether a record is for an optimizer."""
+    return bool(_format(text) == optimizer_records.FORMAT)
 
 
 def _format(text: str) -> Any:

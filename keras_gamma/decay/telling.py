@@ -48,3 +48,8 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         _quiet.reset(token)
+
+
+def is_quiet() -> bool:
+    """Whether somebody sees to it that nothing is lost."""
+    return _quiet.get()

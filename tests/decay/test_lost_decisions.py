@@ -89,9 +89,10 @@ def test_counted_twice_is_told_once_for_each_step_and_only_where_it_is():
         model.compile("adam", "mse")
         model.fit(*data(), verbose=0)
         model.compile("adamw", "mse")
-        exclude_from_weight_decay(model.optimizer, model, guidelines="none")
+        plan = exclude_from_weight_decay(model.optimizer, model, guidelines="none")
         model.fit(*data(), verbose=0)
         apply_guidelines(model, l2=0.125, guidelines="none")
+        plan.remove()
         model.compile("adamw", "mse")
         model.fit(*data(), verbose=0)
 

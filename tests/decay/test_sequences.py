@@ -51,7 +51,7 @@ class Sequences(RuleBasedStateMachine):
         self.frozen: set[str] = set()
         self.plan = self.decay_plan = None
         self.compiled = False
-        self.watched = self.decided = False
+        self.decided = self.withheld = False  # By records on the layers.
         self.foreign = dict(self.l2)  # Penalties that came with a config: they stay.
 
     # Deciding -------------------------------------------------------------------------------
@@ -68,7 +68,6 @@ class Sequences(RuleBasedStateMachine):
             assert not set(NORMS) <= self.spared | self.frozen
             return
         self.l2 = dict.fromkeys(NORMS, l2)
-        self.watched |= target is self.model
         self.decided = True
 
     @precondition(lambda self: self.plan is not None)
@@ -76,7 +75,7 @@ class Sequences(RuleBasedStateMachine):
     def remove(self):
         self.plan.remove()
         self.plan, self.l2 = None, dict(self.foreign)
-        self.watched = self.decided = False
+        self.decided = False
 
     @precondition(lambda self: not self.compiled)
     @rule()
@@ -85,23 +84,26 @@ class Sequences(RuleBasedStateMachine):
         self.decay_plan = keras_gamma.exclude_from_weight_decay(
             optimizer, self.model, guidelines="none"
         )
-        self._compile(optimizer, spared=set(NORMS))
+        told = self._compile(optimizer, spared=set(NORMS))
+        assert not [t for t in told if "counted twice" in t or "told to spare" in t]
+        self.withheld = True
 
     @rule()
     def compile_anew(self):
-        """A plain optimizer: γ with a penalty are counted twice, and somebody says so."""
+        """A plain optimizer: γ are counted twice, or spared no more, and somebody says so."""
         told = self._compile(self.cls(ETA, weight_decay=DECAY), spared=set())
         self.decay_plan = None
         twice = [n for n in NORMS if self.l2[n] and n not in self.frozen]
-        # A model around the one that was decided on, or a copy by Keras alone: see the docs.
-        if self.watched:
+        if self.decided:  # Not a copy by Keras alone: see the docs.
             assert bool([t for t in told if "counted twice" in t]) == bool(twice)
+        lost = self.withheld and not set(LAYERS) <= self.frozen
+        assert bool([t for t in told if "told to spare" in t]) == lost
 
     @precondition(lambda self: self.decay_plan is not None)
     @rule()
     def remove_exclusions(self):
         self.decay_plan.remove()
-        self.decay_plan, self.spared = None, set()
+        self.decay_plan, self.spared, self.withheld = None, set(), False
 
     def _compile(self, optimizer, spared):
         with warnings.catch_warnings(record=True) as caught:
@@ -132,7 +134,6 @@ class Sequences(RuleBasedStateMachine):
         self.model = keras.Model(inner.input, layers.Dense(2, name="out")(inner.output))
         self.model = roads.with_head(keras.Model(inner.input, inner.output))
         self.compiled, self.decay_plan, self.spared = False, None, set()
-        self.watched = False
 
     @precondition(lambda self: self.compiled)
     @rule()
@@ -153,7 +154,8 @@ class Sequences(RuleBasedStateMachine):
                 warnings.simplefilter("always")
                 self.model = ROADS[road](self.model, pathlib.Path(folder))
         told = any(issubclass(w.category, keras_gamma.decay.DecisionNotKept) for w in caught)
-        self.watched &= road in ("archive", "unzipped", "our clone")
+        kept = road in ("archive", "unzipped", "our clone")
+        self.withheld &= kept and self.compiled and bool(self.spared)
         # Plans are handles on the model before; what is in force was read off the new one.
         self.base = self.plan = self.decay_plan = None
         l2, spared = self._measured()

@@ -1,16 +1,22 @@
 """Mutates archives and plans, and reads them; says what happened, as JSON lines.
 
-    python tests/integration/archive_fuzzer.py COUNT SEED FOLDER
+    python tests/integration/archive_fuzzer.py COUNT SEED FOLDER [--to FILE]
 
 Each case must end soon, take little memory, leave the model as it was, and fail, if it fails, with
-one line that says what is wrong.
+one line that says what is wrong. A case is made from the seed and its number alone, so that a run
+which was stopped goes on where it was: `--to FILE` appends to FILE, and skips what is in it.
+`--summary FILE` counts what is in it.
 """
 
+import argparse
+import collections
+import faulthandler
 import gc
 import io
 import json
 import pathlib
 import random
+import resource
 import signal
 import sys
 import time
@@ -25,7 +31,9 @@ from keras import layers
 
 import keras_gamma
 
-SECONDS = 30
+SECONDS = 30  # Of the processor: others may have the machine.
+WALL_SECONDS = 20 * SECONDS
+ADDRESS_SPACE = 4 * 2**30  # On top of what is mapped before the first case.
 ODD = [
     None, True, -1, 0, 1e308, -1e308, float("nan"), float("inf"), 10**40, "", "x", "\\x00",
     "γ" * 50, "../../etc/passwd", [], {}, [[]], [1, 2, 3], {"a": {"b": 1}}, "a" * 100_000, "1\\n2",
@@ -192,8 +200,8 @@ def reset_peak():
     pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
-def cases(rng, folder):
-    """Endless pairs of a name and a function that reads something mutated."""
+def cases(seed, folder, numbers):
+    """For each number a triple of it, a name, and a function that reads something mutated."""
     model = compiled()
     before = state(model)
     archive = folder / "good.keras"
@@ -231,18 +239,20 @@ def cases(rng, folder):
             assert not spared, "changed, and failed"
             raise
 
-    while True:
+    for number in numbers:
+        rng = random.Random(f"{seed}:{number}")
         kind = rng.randrange(4)
         if kind < 2:
             target.write_bytes(mutate_archive(rng, good))
-            yield "archive", read_archive
+            yield number, "archive", read_archive
         else:
             plan.write_text(mutate_text(rng, texts[kind - 2]), "utf-8", "replace")
             yield (
+                number,
                 ("coupled plan", "decoupled plan")[kind - 2],
                 (read_coupled, read_decoupled)[kind - 2],
             )
-        if rng.randrange(50) == 0:
+        if number % 50 == 0:
             assert state(model) == before, "the model at hand was changed"
 
 
@@ -250,14 +260,16 @@ def run(name, read):
     """What came of one case: a dict."""
     gc.collect()
     reset_peak()
-    base, started = resident_kib(), time.perf_counter()
+    base, started = resident_kib(), time.process_time()
     outcome = {"case": name, "result": "read", "error": None, "message": None}
 
     def late(*_):
         raise Late
 
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
+    for alarm in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(alarm, late)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(WALL_SECONDS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -269,22 +281,85 @@ def run(name, read):
     except Exception as error:
         outcome.update(result="refused", error=type(error).__name__, message=str(error))
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-    outcome["seconds"] = round(time.perf_counter() - started, 3)
+    outcome["seconds"] = round(time.process_time() - started, 3)
     outcome["mib"] = round((peak_kib() - base) / 1024, 1)
     return outcome
 
 
-def main(count, seed, folder):
+def read_lines(file):
+    """What a run has written so far."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def summary(outcomes):
+    """The figures of a run, as lines."""
+    results = collections.Counter((o["case"], o["result"]) for o in outcomes)
+    yield f"{len(outcomes)} cases"
+    for (case, result), count in sorted(results.items()):
+        yield f"{case}: {result} {count}"
+    yield f"longest: {max(o['seconds'] for o in outcomes)} s"
+    yield f"most memory: {max(o['mib'] for o in outcomes)} MiB"
+    yield f"errors of more than one line: {sum(map(is_odd, outcomes))}"
+
+
+def is_odd(outcome):
+    """Whether an error is not one line, of a type that callers expect, that says what is wrong."""
+    return outcome["result"] == "refused" and (
+        outcome["error"] not in ("ValueError", "TypeError", "OSError")
+        or not 15 < len(outcome["message"]) < 2000
+        or "\n" in outcome["message"]
+    )
+
+
+def limit():
+    """Lets a case that asks for gigabytes fail, and a hang that no signal reaches end the run."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + ADDRESS_SPACE
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+
+
+def main(count, seed, folder, file):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    made = cases(random.Random(seed), folder)
+    numbers, started = range(count), folder / "started"
+    if file is not None:
+        done = {o["number"] for o in read_lines(file)}
+        if started.exists() and int(started.read_text()) not in done:  # It ended the run.
+            number = int(started.read_text())
+            hangs = {"number": number, "case": "unknown", "result": "hangs", "error": None,
+                     "message": None, "seconds": 2 * WALL_SECONDS, "mib": 0}  # fmt: skip
+            with file.open("a") as out:
+                print(json.dumps(hangs), file=out)
+            done.add(number)
+        numbers = [number for number in numbers if number not in done]
     keras_gamma.load_model  # noqa: B018  (imported before anything is measured)
-    for number in range(count):
-        name, read = next(made)
-        print(json.dumps({"number": number, **run(name, read)}), flush=True)
+    out = sys.stdout if file is None else file.open("a")
+    limited = False
+    for number, name, read in cases(seed, folder, numbers):
+        if not limited:
+            gc.collect()
+            gc.freeze()  # The libraries themselves: looked at in each collection otherwise.
+            limit()
+            limited = True
+        started.write_text(str(number))
+        faulthandler.dump_traceback_later(2 * WALL_SECONDS, exit=True)
+        outcome = {"number": number, **run(name, read)}
+        faulthandler.cancel_dump_traceback_later()
+        print(json.dumps(outcome), file=out, flush=True)
         keras.backend.clear_session(free_memory=False)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("count", type=int, nargs="?")
+    parser.add_argument("seed", type=int, nargs="?")
+    parser.add_argument("folder", nargs="?")
+    parser.add_argument("--to", type=pathlib.Path)
+    parser.add_argument("--summary", type=pathlib.Path)
+    args = parser.parse_args()
+    if args.summary:
+        print("\n".join(summary(read_lines(args.summary))))
+    else:
+        main(args.count, args.seed, args.folder, args.to)

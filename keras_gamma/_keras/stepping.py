@@ -1,0 +1,79 @@
+"""Which model takes the training step that is running, and which models hold a layer.
+
+Private names used here, and why there is no public way:
+
+* `Layer._get_call_context`, `Layer._get_own_losses`: what Keras asks of every layer in a forward
+  pass, and where a model's losses are gathered, whatever model holds the layer (`ASKED_IN_A_STEP`).
+* The names of `fit`, `train_on_batch` and `train_step` on the stack: a layer does not know who
+  trains it.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from keras_gamma._keras.layers import flatten_layers
+
+ASKED_IN_A_STEP = ("_get_call_context", "_get_own_losses")
+_STEPS = ("train_step", "fit", "train_on_batch")
+
+
+def trainer() -> keras.Model | None:
+    """The model with an optimizer whose training is running now, the innermost one, or `None`."""
+    if keras.backend.backend() == "torch" and _is_compiled_by_torch():
+        return None  # The stack is not to be seen there; what is compiled was run before.
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name.endswith(_STEPS):
+            found = frame.f_locals.get("self")
+            if isinstance(found, keras.Model) and optimizers_of(found):
+                return found
+        frame = frame.f_back
+    return None
+
+
+def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
+    """The optimizer that a model is compiled with, and others that it has as attributes."""
+    found: dict[int, keras.optimizers.Optimizer] = {}
+    for name, value in vars(model).items():
+        if isinstance(value, (list, tuple, dict)) and not name.startswith("_"):
+            values = list(value.values()) if isinstance(value, dict) else list(value)
+        else:
+            values = [value]
+        found.update((id(v), v) for v in values if isinstance(v, keras.optimizers.Optimizer))
+    return list(found.values())
+
+
+def _is_compiled_by_torch() -> bool:
+    import torch
+
+    return bool(torch.compiler.is_compiling())
+
+
+def models_around(layers: Iterable[keras.Layer]) -> list[keras.Model]:
+    """The living models with a training step that hold one of `layers`.
+
+    Layers do not know by what they are held, so that all models that there are have to be asked.
+    """
+    wanted = {id(layer) for layer in layers}
+    kinds: set[type] = set()
+    todo = [keras.Model]
+    while todo:
+        kind = todo.pop()
+        if kind not in kinds:
+            kinds.add(kind)
+            todo += kind.__subclasses__()
+    # Every object refers to its class. (What refers to one is not asked anything.)
+    return [
+        model
+        for model in gc.get_referrers(*kinds)
+        if type(model) in kinds
+        if getattr(model, "train_function", None) is not None
+        or getattr(model, "test_function", None) is not None
+        if any(id(layer) in wanted for layer in flatten_layers(model))
+    ]

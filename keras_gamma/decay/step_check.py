@@ -1,0 +1,133 @@
+"""What is asked when a training step begins, of whatever model holds a layer that was decided on.
+
+An optimizer that is compiled later may decay a γ that has a penalty, or may not know what another
+optimizer was told to spare. Neither shows in the model, and the model may be one that was built
+around the layers long after they were decided on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import keras
+
+from keras_gamma._keras import names as _keras
+from keras_gamma._keras.apart import apart
+from keras_gamma.decay import shrinkage
+from keras_gamma.decay.inner_optimizers import has_factors, holds_several, parts
+from keras_gamma.decay.instance_methods import owner_of
+from keras_gamma.decay.telling import DecisionNotKept, is_quiet
+
+_LISTED = 3
+
+
+class Record(Protocol):
+    """What was decided on the variables of one layer."""
+
+    def with_penalty(self) -> list[keras.Variable]:
+        """The variables that have a penalty by decision now."""
+        ...
+
+    def withheld(self) -> list[keras.Variable]:
+        """The variables that some optimizer was told not to decay, or not in full."""
+        ...
+
+
+def check(model: keras.Model, records: Iterable[Record]) -> None:
+    """Warns if an optimizer of `model` acts against what is decided on the layers in it.
+
+    Args:
+        model: a model that is about to take a training step.
+        records: what was decided on its layers.
+    """
+    if is_quiet():
+        return
+    penalized: list[keras.Variable] = []
+    withheld: list[keras.Variable] = []
+    for record in records:
+        penalized += record.with_penalty()
+        withheld += record.withheld()
+    # Apart, for a step is traced within scopes in which nothing has a value.
+    for optimizer, twice, lost in apart(lambda: _acted_on(model, penalized, withheld)):
+        if twice:
+            _tell_counted_twice(optimizer, twice)
+        if lost:
+            _tell_not_spared(optimizer, model, lost)
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Which optimizers a model had, and of which it was known what they update."""
+
+    optimizers: tuple[tuple[weakref.ref[Any], bool], ...]
+
+    @classmethod
+    def of(cls, model: keras.Model) -> State:
+        found = _keras.optimizers_of(model)
+        return cls(tuple((weakref.ref(one), _is_sole(one, model) or one.built) for one in found))
+
+    def holds(self, model: keras.Model) -> bool:
+        """Whether it is still so."""
+        return self == State.of(model)
+
+
+def _acted_on(
+    model: keras.Model, penalized: Sequence[keras.Variable], withheld: Sequence[keras.Variable]
+) -> list[tuple[Any, list[str], list[str]]]:
+    """For each optimizer: paths of the variables that it decays, though they are in one group."""
+    found = []
+    trained = list(model.trainable_variables)
+    for outer in _keras.optimizers_of(model):
+        for part in parts(outer):
+            unbuilt = trained if _is_sole(outer, model) else []
+            acting = _keras.variables_of(part) if part.built else unbuilt
+            own, decided = {id(v) for v in acting}, {id(v) for v in _decided(part)}
+            twice, lost = (
+                [v for v in group if v.trainable and id(v) in own and shrinkage.acts_on(part, v)]
+                for group in (penalized, withheld)
+            )
+            known = has_factors(part) and part.decay is not None
+            lost = [] if known else [v for v in lost if id(v) not in decided]
+            found.append((part, [v.path for v in twice], [v.path for v in lost]))
+    return found
+
+
+def _is_sole(optimizer: Any, model: keras.Model) -> bool:
+    """Whether it will update all variables of `model`: what it does is known before it is built."""
+    return optimizer is getattr(model, "optimizer", None) and not holds_several(optimizer)
+
+
+def _decided(optimizer: Any) -> Sequence[keras.Variable]:
+    """The variables that a plan on this very optimizer speaks of."""
+    return getattr(owner_of(optimizer, "save_assets"), "held", ())
+
+
+def _tell_counted_twice(optimizer: Any, paths: Sequence[str]) -> None:
+    warnings.warn(
+        f"{type(optimizer).__name__} decays γ that have an L2 penalty already: {_list(paths)}. "
+        "They are counted twice. Choose one: call exclude_from_weight_decay(model.optimizer, "
+        "model, guidelines='none'), or take the penalties back with plan.remove().",
+        stacklevel=5,
+    )
+
+
+def _tell_not_spared(optimizer: Any, model: keras.Model, paths: Sequence[str]) -> None:
+    name = type(optimizer).__name__
+    warnings.warn(
+        f"{name} decays variables of model {model.name!r} that another optimizer was told to "
+        f"spare: {_list(paths)}. An exclude list belongs to one optimizer, and a new one begins "
+        "without. Call exclude_from_weight_decay(model.optimizer, model) after model.compile, or "
+        f"compile with keras_gamma.optimizers and decay=plan; if {name} is to decay them, take "
+        "the earlier decision back with plan.remove().",
+        DecisionNotKept,
+        stacklevel=5,
+    )
+
+
+def _list(paths: Sequence[str]) -> str:
+    more = len(paths) - _LISTED
+    return ", ".join(paths[:_LISTED]) + (f" and {more} more" if more > 0 else "")

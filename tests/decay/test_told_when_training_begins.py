@@ -1,0 +1,283 @@
+"""An optimizer that acts against a decision is told of at the first step, whoever is trained."""
+
+import contextlib
+import re
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_gamma
+from keras_gamma import apply_guidelines, exclude_from_weight_decay
+from keras_gamma.decay import DecisionNotKept
+from tests.decay import storage_roads as roads
+
+multi = pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="newer than this Keras"
+)
+
+
+class Trainer(keras.Model):
+    """Trains a model that it holds, by Keras' own step."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, x):
+        return self.inner(x)
+
+
+def inner_alone(inner):
+    return inner
+
+
+def new_head(inner):
+    return keras.Model(inner.input, layers.Dense(2, name="out")(inner.output), name="new")
+
+
+def time_distributed(inner):
+    """It calls its layer's `call`, past what every other layer goes through."""
+    x = keras.Input((3, 4))
+    norm = inner.get_layer("built_in")
+    y = layers.TimeDistributed(norm)(x)
+    return keras.Model(x, layers.Dense(2)(layers.Flatten()(y)), name="distributed")
+
+
+HOLDERS = {
+    "inner": inner_alone,
+    "outer": roads.with_head,
+    "outer of outer": roads.with_head_twice,
+    "new head": new_head,
+    "trainer": Trainer,
+    "trainer of an outer model": lambda inner: Trainer(roads.with_head(inner)),
+    "TimeDistributed": time_distributed,
+}
+
+
+TRACED = ("outer", "new head")  # One of each suffices, and costs more.
+
+
+def data(holder=None):
+    width = 4 if holder in ("inner", "trainer") else 2
+    x = np.ones((4, 3, 4) if holder == "TimeDistributed" else (4, 4), "float32")
+    return x, np.ones((4, width), "float32")
+
+
+@contextlib.contextmanager
+def told():
+    """Collects the sentences on decisions; other warnings are errors."""
+    found = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("always", message=".*counted twice")
+        warnings.simplefilter("always", DecisionNotKept)
+        yield found
+    found += [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)]
+
+
+def adamw(**kwargs):
+    return keras.optimizers.AdamW(1e-3, weight_decay=0.1, **kwargs)
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_counted_twice(holder):
+    inner = roads.base()
+    apply_guidelines(inner, l2=0.125)
+    model = HOLDERS[holder](inner)
+    model.compile(adamw(), "mse", run_eagerly=holder not in TRACED)
+    with told() as found:
+        model.fit(*data(holder), verbose=0)
+        model.fit(*data(holder), verbose=0)
+    assert len(found) == 1 and re.search(r"(gamma|gain).*counted twice", found[0])
+    assert keras_gamma.audit(model).answer == "no"
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_a_new_optimizer_does_not_spare_what_the_first_one_did(holder):
+    inner = roads.base()
+    exclude_from_weight_decay(adamw(), inner, guidelines="none")
+    model = HOLDERS[holder](inner)
+    model.compile(adamw(), "mse", run_eagerly=holder not in TRACED)
+    with told() as found:
+        model.train_on_batch(*data(holder))
+        model.fit(*data(holder), verbose=0)
+    assert len(found) == 1 and re.search(r"to spare: .*exclude_from_weight_decay", found[0])
+    audit = keras_gamma.audit(model)
+    assert any("built_in/gamma" in one for one in audit.disagreements)
+
+
+@pytest.mark.parametrize("decide", [apply_guidelines, None])
+def test_compiled_anew_after_training(decide):
+    """Two phases of fine-tuning, the second with a new optimizer: each one is looked at."""
+    model = roads.with_head(roads.base())
+    model.compile(adamw(), "mse")
+    exclude_from_weight_decay(model.optimizer, model, guidelines="none")
+    if decide is not None:
+        decide(model, l2=0.125)
+    with told() as found:
+        model.fit(*data(), verbose=0)
+    assert not found and keras_gamma.audit(model).answer != "no"
+    for _ in range(2):
+        model.compile(adamw(), "mse")
+        with told() as found:
+            model.fit(*data(), verbose=0)
+        assert len(found) == (1 if decide is None else 2)
+        exclude_from_weight_decay(model.optimizer, model, guidelines="none")
+        with told() as found:
+            model.fit(*data(), verbose=0)
+        assert not found
+
+
+def test_nothing_is_told_where_nothing_is_wrong():
+    inner = roads.base()
+    plan = exclude_from_weight_decay(adamw(), inner, guidelines="none")
+    model = roads.with_head(inner)
+    with told() as found:
+        for optimizer in (
+            keras.optimizers.Adam(),
+            keras_gamma.optimizers.AdamW(decay=keras_gamma.plan_weight_decay(model)),
+            keras.optimizers.AdamW(weight_decay=0.0),
+        ):
+            model.compile(optimizer, "mse")
+            model.fit(*data(), verbose=0)
+        inner.trainable = False
+        model.compile(adamw(), "mse")
+        model.fit(*data(), verbose=0)
+        inner.trainable = True
+        plan.remove()
+        model.compile(adamw(), "mse")
+        model.fit(*data(), verbose=0)
+        model.evaluate(*data(), verbose=0)
+        model.predict(data()[0], verbose=0)
+    assert not found
+
+
+def test_another_plan_takes_the_place_of_the_first():
+    model = roads.with_head(roads.base())
+    first = exclude_from_weight_decay(adamw(), model, guidelines="none")
+    model.compile(adamw(), "mse")
+    exclude_from_weight_decay(model.optimizer, model, guidelines="all", biases=False, betas=False)
+    first.remove()  # It is not in force any more.
+    with told() as found:
+        model.fit(*data(), verbose=0)
+    assert not found
+    model.compile(adamw(), "mse")
+    with told() as found:
+        model.fit(*data(), verbose=0)
+    assert not found  # The second one decays everything, as a new one does.
+
+
+@multi
+def test_a_part_of_a_multi_optimizer():
+    model = roads.with_head(roads.base())
+    apply_guidelines(model, l2=0.125)
+    parts = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1), {"(built_in|rms)/.*": adamw()})
+    model.compile(keras.optimizers.MultiOptimizer(parts), "mse")
+    with told() as found:
+        model.fit(*data(), verbose=0)
+        model.fit(*data(), verbose=0)
+    assert len(found) == 1 and "AdamW decays γ" in found[0]
+    assert keras_gamma.audit(model).answer == "no"
+    with pytest.raises(ValueError, match="decays them as well"):
+        apply_guidelines(model, l2=0.25)
+
+
+@multi
+def test_a_part_of_a_multi_optimizer_does_not_spare():
+    model = roads.with_head(roads.base())
+    exclude_from_weight_decay(adamw(), model, guidelines="none")
+    parts = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1), {"(built_in|rms)/.*": adamw()})
+    model.compile(keras.optimizers.MultiOptimizer(parts), "mse")
+    with told() as found:
+        model.fit(*data(), verbose=0)
+    assert len(found) == 1 and "spare" in found[0]
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_step_of_the_models_own_with_an_optimizer_on_the_side(eager):
+    """As in a GAN: `compile` gets one optimizer, and another one does the work."""
+    if keras.backend.backend() == "jax":
+        pytest.skip("JAX's own steps are written otherwise")
+
+    class Own(Trainer):
+        def train_step(self, *args):
+            x, y = args[-1]
+            if keras.backend.backend() == "torch":
+                self.zero_grad()
+                loss = keras.ops.mean((self.inner(x) - y) ** 2)
+                loss.backward()
+                gradients = [v.value.grad for v in self.inner.trainable_variables]
+            else:
+                import tensorflow as tf
+
+                with tf.GradientTape() as tape:
+                    loss = keras.ops.mean((self.inner(x) - y) ** 2)
+                gradients = tape.gradient(loss, self.inner.trainable_variables)
+            self.side["g"].apply(gradients, self.inner.trainable_variables)
+            return {"loss": loss}
+
+    inner = roads.base()
+    exclude_from_weight_decay(adamw(), inner, guidelines="none")
+    model = Own(inner)
+    model.side = {"g": adamw()}
+    model.side["g"].build(inner.trainable_variables)
+    model.compile("sgd", "mse", run_eagerly=eager)
+    with told() as found:
+        model.fit(*data("trainer"), verbose=0)
+    assert len(found) == 1 and "spare" in found[0]
+
+
+def test_what_is_applied_to_an_inner_model_acts_in_the_outer_one():
+    """Its training step was traced before."""
+    inner = roads.base()
+    outer = roads.with_head(inner)
+    outer.compile(keras.optimizers.SGD(0.5), lambda y, p: 0.0 * keras.ops.sum(p))
+    outer.fit(*data(), verbose=0)
+    apply_guidelines(inner, l2=0.125)
+    outer.fit(*data(), verbose=0)
+    gamma = keras.ops.convert_to_numpy(inner.get_layer("built_in").gamma)
+    np.testing.assert_allclose(gamma, np.full(4, 1 - 0.5 * 2 * 0.125), rtol=1e-5)
+
+
+def test_an_exclude_list_is_not_in_a_file_of_weights(tmp_path):
+    model = roads.base()
+    exclude_from_weight_decay(adamw(), model)
+    with told() as found:
+        model.save_weights(tmp_path / "m.weights.h5")
+    assert len(found) == 1 and "exclude_from_weight_decay" in found[0]
+
+
+def test_loading_without_the_optimizer_tells_of_its_exclude_list(tmp_path):
+    model = roads.base()
+    model.compile(adamw(), roads.loss())
+    exclude_from_weight_decay(model.optimizer, model, guidelines="none")
+    model.optimizer.build(model.trainable_variables)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(tmp_path / "m.keras")
+    with told() as found:
+        loaded = keras_gamma.load_model(tmp_path / "m.keras", compile=False)
+    assert len(found) == 1 and "compile=False" in found[0]
+    assert "exclude_from_weight_decay" in found[0]
+    loaded.compile(adamw(), roads.loss())
+    exclude_from_weight_decay(loaded.optimizer, loaded, guidelines="none")
+    with told() as found:
+        loaded.fit(*data("inner"), verbose=0)
+    assert not found
+
+
+def test_h5_is_loaded(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.LayerNormalization(name="ln")])
+    apply_guidelines(model, l2=0.125, guidelines="all")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(tmp_path / "m.h5")
+    assert len(keras_gamma.load_model(tmp_path / "m.h5").losses) == 1
+    (tmp_path / "bad.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"x" * 100)
+    with pytest.raises(ValueError, match=r"bad\.h5") as caught:
+        keras_gamma.load_model(tmp_path / "bad.h5")
+    assert "\n" not in str(caught.value)
