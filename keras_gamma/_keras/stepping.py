@@ -6,6 +6,8 @@ Private names used here, and why there is no public way:
   pass, and where a model's losses are gathered, whatever model holds the layer (`ASKED_IN_A_STEP`).
 * The names of `fit`, `train_on_batch` and `train_step` on the stack: a layer does not know who
   trains it.
+* The name `ExportArchive` at the end of a class's: what `keras.export.ExportArchive()` returns is
+  no instance of it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterable
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 import keras
 
@@ -21,20 +24,41 @@ from keras_gamma._keras.layers import flatten_layers
 
 ASKED_IN_A_STEP = ("_get_call_context", "_get_own_losses")
 _STEPS = ("train_step", "fit", "train_on_batch")
+_EXPORTS = ("add_endpoint", "write_out")  # TensorFlow traces in the second.
 
 
-def trainer() -> keras.Model | None:
-    """The model with an optimizer whose training is running now, the innermost one, or `None`."""
+class Asker(NamedTuple):
+    """Who runs a forward pass.
+
+    Args:
+        trainer: the model with an optimizer whose training is running, the innermost one.
+        archive: the `keras.export.ExportArchive` that traces it, by other hands than
+            `Model.export`.
+    """
+
+    trainer: keras.Model | None = None
+    archive: Any = None
+
+
+def asked_by() -> Asker:
+    """Who runs the forward pass that is going on, if it is known."""
     if keras.backend.backend() == "torch" and _is_compiled_by_torch():
-        return None  # The stack is not to be seen there; what is compiled was run before.
-    frame: Any = sys._getframe(1)
+        return Asker()  # The stack is not to be seen there; what is compiled was run before.
+    frame: FrameType | None = sys._getframe(1)
+    archive = None
     while frame is not None:
-        if frame.f_code.co_name.endswith(_STEPS):
+        name = frame.f_code.co_name
+        if name.endswith(_STEPS):
             found = frame.f_locals.get("self")
             if isinstance(found, keras.Model) and optimizers_of(found):
-                return found
+                return Asker(trainer=found)
+        elif name in _EXPORTS:
+            found = frame.f_locals.get("self")
+            archive = found if type(found).__name__.endswith("ExportArchive") else archive
+        elif name == "export" and isinstance(frame.f_locals.get("self"), keras.Model):
+            return Asker()
         frame = frame.f_back
-    return None
+    return Asker(archive=archive)
 
 
 def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:

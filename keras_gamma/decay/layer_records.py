@@ -31,11 +31,12 @@ from keras_gamma.decay.instance_methods import hook, owner_of, unhook
 from keras_gamma.decay.penalties import Slot
 from keras_gamma.decay.plan import GammaPlan
 from keras_gamma.decay.plan_entry import Decision, PlanEntry
-from keras_gamma.decay.step_check import State
+from keras_gamma.decay.step_check import Caller, State
 from keras_gamma.decay.telling import DecisionNotKept, Teller
 
 FILE_NAME = "keras_gamma.json"
 FORMAT, VERSION = "keras_gamma.layer", 1
+_CALLER = "_keras_gamma_caller"
 _HOOKS = ("get_config", "save_own_variables", "save_assets", *_keras.ASKED_IN_A_STEP)
 
 
@@ -84,8 +85,10 @@ class LayerRecord:
         self.spared: dict[int, Spared] = {}
         # Models whose training has been looked at, and with which optimizers.
         self.checked: weakref.WeakKeyDictionary[keras.Model, State] = weakref.WeakKeyDictionary()
+        self.exported: weakref.WeakSet[Any] = weakref.WeakSet()  # Archives that were told of.
         self.teller = Teller()
         self.in_config = False  # Since the assets were written last.
+        self._called = False  # Since it was asked for its losses last.
 
     @property
     def layer(self) -> keras.Layer:
@@ -150,25 +153,34 @@ class LayerRecord:
         self.in_config = False
 
     def _get_call_context(self) -> Any:
-        """Asked in each forward pass."""
-        self._look_at_step()
-        return type(self.layer)._get_call_context(self.layer)
+        """Asked in each forward pass. Who runs it is looked up once, by the first layer asked."""
+        context = type(self.layer)._get_call_context(self.layer)
+        caller = getattr(context, _CALLER, None)
+        if caller is None:
+            caller = Caller.now()
+            setattr(context, _CALLER, caller)
+        self._look_at(caller)
+        self._called = True
+        return context
 
     def _get_own_losses(self) -> Any:
-        """Asked for the losses of whatever model holds the layer."""
-        self._look_at_step()
+        """Asked for the losses of whatever model holds the layer, and may use its `call` alone."""
+        if not self._called:
+            self._look_at(Caller.now())
+        self._called = False
         return type(self.layer)._get_own_losses(self.layer)
 
-    def _look_at_step(self) -> None:
-        model = _keras.trainer()
-        if model is None:
-            return
-        before = self.checked.get(model)
-        if before is None or not before.holds(model):
+    def _look_at(self, caller: Caller) -> None:
+        archive, model = caller.archive, caller.trainer
+        if archive is not None and archive not in self.exported:
+            self.exported.add(archive)
+            self.teller.step("export", id(self))
+            if self.penalized():
+                self.tell("What an ExportArchive writes drops")
+        if model is not None and self.checked.get(model) != caller.state:
             found = below(model)
-            state = State.of(model)
             for record in [*found, self]:
-                record.checked[model] = state
+                record.checked[model] = caller.state
             step_check.check(model, found)
 
     # ----------------------------------------------------------------------------------------

@@ -78,6 +78,16 @@ class OptimizerRecord:
             if _keras.is_decayed(self.optimizer, variable) != entry.decayed
         ]
 
+    def dropped(self) -> list[keras.Variable]:
+        """The variables that the plan spares, and the exclude list does not any more."""
+        if has_factors(self.optimizer):
+            return []
+        return [
+            variable
+            for entry, variable in zip(self.plan, self.held, strict=True)
+            if not entry.decayed and _keras.is_decayed(self.optimizer, variable)
+        ]
+
     # What Keras calls -----------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:

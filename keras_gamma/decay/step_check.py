@@ -1,7 +1,8 @@
 """What is asked when a training step begins, of whatever model holds a layer that was decided on.
 
 An optimizer that is compiled later may decay a γ that has a penalty, or may not know what another
-optimizer was told to spare. Neither shows in the model, and the model may be one that was built
+optimizer was told to spare; and Keras' own `exclude_from_weight_decay` drops what was on an
+optimizer's list before. None of it shows in the model, and the model may be one that was built
 around the layers long after they were decided on.
 """
 
@@ -11,7 +12,7 @@ import dataclasses
 import warnings
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import keras
 
@@ -52,11 +53,13 @@ def check(model: keras.Model, records: Iterable[Record]) -> None:
         penalized += record.with_penalty()
         withheld += record.withheld()
     # Apart, for a step is traced within scopes in which nothing has a value.
-    for optimizer, twice, lost in apart(lambda: _acted_on(model, penalized, withheld)):
+    for optimizer, twice, lost, dropped in apart(lambda: _acted_on(model, penalized, withheld)):
         if twice:
             _tell_counted_twice(optimizer, twice)
         if lost:
             _tell_not_spared(optimizer, model, lost)
+        if dropped:
+            _tell_dropped(optimizer, dropped)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +73,27 @@ class State:
         found = _keras.optimizers_of(model)
         return cls(tuple((weakref.ref(one), _is_sole(one, model) or one.built) for one in found))
 
-    def holds(self, model: keras.Model) -> bool:
-        """Whether it is still so."""
-        return self == State.of(model)
+
+class Caller(NamedTuple):
+    """Who runs a forward pass; with a trainer, in which state."""
+
+    trainer: keras.Model | None
+    archive: Any
+    state: State
+
+    @classmethod
+    def now(cls) -> Caller:
+        trainer, archive = _keras.asked_by()
+        return cls(trainer, archive, State(()) if trainer is None else State.of(trainer))
 
 
 def _acted_on(
     model: keras.Model, penalized: Sequence[keras.Variable], withheld: Sequence[keras.Variable]
-) -> list[tuple[Any, list[str], list[str]]]:
-    """For each optimizer: paths of the variables that it decays, though they are in one group."""
+) -> list[tuple[Any, list[str], list[str], list[str]]]:
+    """For each optimizer the paths of variables that it decays, in three groups.
+
+    They have a penalty; another optimizer was told to spare them; this very one was.
+    """
     found = []
     trained = list(model.trainable_variables)
     for outer in _keras.optimizers_of(model):
@@ -86,13 +101,14 @@ def _acted_on(
             unbuilt = trained if _is_sole(outer, model) else []
             acting = _keras.variables_of(part) if part.built else unbuilt
             own, decided = {id(v) for v in acting}, {id(v) for v in _decided(part)}
-            twice, lost = (
+            twice, lost, dropped = (
                 [v for v in group if v.trainable and id(v) in own and shrinkage.acts_on(part, v)]
-                for group in (penalized, withheld)
+                for group in (penalized, withheld, _dropped(part))
             )
             known = has_factors(part) and part.decay is not None
             lost = [] if known else [v for v in lost if id(v) not in decided]
-            found.append((part, [v.path for v in twice], [v.path for v in lost]))
+            groups = ([v.path for v in group] for group in (twice, lost, dropped))
+            found.append((part, *groups))
     return found
 
 
@@ -104,6 +120,13 @@ def _is_sole(optimizer: Any, model: keras.Model) -> bool:
 def _decided(optimizer: Any) -> Sequence[keras.Variable]:
     """The variables that a plan on this very optimizer speaks of."""
     return getattr(owner_of(optimizer, "save_assets"), "held", ())
+
+
+def _dropped(optimizer: Any) -> Sequence[keras.Variable]:
+    """The variables that a plan on this very optimizer spares, and its list does not any more."""
+    record = owner_of(optimizer, "save_assets")
+    found: Sequence[keras.Variable] = () if record is None else record.dropped()
+    return found
 
 
 def _tell_counted_twice(optimizer: Any, paths: Sequence[str]) -> None:
@@ -123,6 +146,18 @@ def _tell_not_spared(optimizer: Any, model: keras.Model, paths: Sequence[str]) -
         "without. Call exclude_from_weight_decay(model.optimizer, model) after model.compile, or "
         f"compile with keras_gamma.optimizers and decay=plan; if {name} is to decay them, take "
         "the earlier decision back with plan.remove().",
+        DecisionNotKept,
+        stacklevel=5,
+    )
+
+
+def _tell_dropped(optimizer: Any, paths: Sequence[str]) -> None:
+    name = type(optimizer).__name__
+    warnings.warn(
+        f"{name} decays variables that keras_gamma put on its exclude list: {_list(paths)}. The "
+        "list was replaced since: the optimizer's own exclude_from_weight_decay keeps nothing of "
+        "what was on it. Call it first, and keras_gamma.exclude_from_weight_decay afterwards, "
+        "which adds to the list.",
         DecisionNotKept,
         stacklevel=5,
     )

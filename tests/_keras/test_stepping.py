@@ -14,11 +14,11 @@ class Spy(layers.Dense):
     """Notes what it is asked for, and who is training."""
 
     def _get_call_context(self):
-        SEEN.append(("call", _keras.trainer()))
+        SEEN.append(("call", _keras.asked_by().trainer))
         return super()._get_call_context()
 
     def _get_own_losses(self):
-        SEEN.append(("losses", _keras.trainer()))
+        SEEN.append(("losses", _keras.asked_by().trainer))
         return super()._get_own_losses()
 
 
@@ -31,7 +31,7 @@ def test_every_layer_is_asked_in_a_training_step():
     model.compile("sgd", "mse")
     SEEN.clear()
     model(np.ones((2, 3), "float32"))
-    assert _keras.trainer() is None and {who for _, who in SEEN} == {None}
+    assert _keras.asked_by().trainer is None and {who for _, who in SEEN} == {None}
     for train in (model.train_on_batch, lambda x, y: model.fit(x, y, verbose=0)):
         SEEN.clear()
         model.compile("sgd", "mse")

@@ -202,12 +202,17 @@ def test_muons_second_strength_counts():
 
 
 @pytest.mark.skipif(not hasattr(keras.optimizers, "MultiOptimizer"), reason="newer than this Keras")
-def test_several_optimizers_are_not_asked():
+def test_several_optimizers_are_asked_once_each_knows_its_variables():
+    """Until then the first step tells."""
     model = block()
     several = keras.optimizers.OptimizerMap(default_optimizer=adamw())
     model.compile(keras.optimizers.MultiOptimizer(several), "mse")
-    with pytest.warns(UserWarning, match="not asked which γ"):
-        assert apply_guidelines(model, l2=0.5)[0].strength == 0.5
+    plan = apply_guidelines(model, l2=0.5)
+    assert plan[0].strength == 0.5
+    plan.remove()
+    model.optimizer.build(model.trainable_variables)
+    with pytest.raises(ValueError, match="AdamW that the model is compiled with decays them"):
+        apply_guidelines(model, l2=0.5)
 
 
 def test_one_plus_scale_is_not_decayed():

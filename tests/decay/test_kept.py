@@ -260,6 +260,25 @@ def test_a_saved_model_has_no_decision(tmp_path):
     assert served.trainable_variables and served.losses == []
 
 
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras needs torch_xla for it")
+def test_an_export_archive_has_no_decision(tmp_path):
+    """`keras.export.ExportArchive` by hand: told once for each."""
+    model = roads.base()
+    keras_gamma.apply_guidelines(model, l2=roads.L2)
+    for _ in range(2):
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        with losses() as told:
+            for name in ("serve", "train"):
+                archive.add_endpoint(
+                    name,
+                    lambda x, training=name == "train": model(x, training=training),
+                    [keras.InputSpec(shape=(None, 4), dtype="float32")],
+                )
+            archive.write_out(tmp_path / "exported", verbose=False)
+        assert len(told) == 1 and "ExportArchive" in told[0]
+
+
 hub = pytest.mark.skipif(importlib.util.find_spec("keras_hub") is None, reason="no keras-hub")
 
 
@@ -322,3 +341,15 @@ def test_the_docs_show_this_table():
     shown = {name: [cell.strip() for cell in cells.split("|")[1:]] for cells, name in rows}
     wanted = {name: [row[kind] for kind in KINDS] for name, row in TABLE.items()}
     assert shown == wanted
+
+
+def test_the_tests_that_the_docs_name_are_there():
+    tests = pathlib.Path(__file__).parents[1]
+    page = (tests.parent / "docs" / "storage.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .+ \| (`test_\w+\.py::.+`) \|$", page, re.MULTILINE)
+    assert len(rows) == 13
+    for row in rows:
+        file, names = row.strip("`").split("::", 1)
+        (path,) = tests.rglob(file)
+        for name in names.split("`, `"):
+            assert f"\ndef {name}(" in path.read_text(encoding="utf-8"), name

@@ -39,6 +39,63 @@ def quiet():
         yield
 
 
+class Inner(layers.Layer):
+    """A residual block whose branch is a Sequential, which nobody has built."""
+
+    def __init__(self):
+        super().__init__()
+        parts = [layers.LayerNormalization(), layers.Dense(4, activation="relu"), layers.Dense(4)]
+        self.branch = keras.Sequential(parts)
+
+    def call(self, x):
+        return x + self.branch(x)
+
+
+def test_sequentials_in_the_blocks_of_an_unbuilt_model():
+    class Unbuilt(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.blocks = [Inner() for _ in range(2)]
+            self.head = layers.Dense(2)
+
+        def call(self, x):
+            for inner in self.blocks:
+                x = inner(x)
+            return self.head(x)
+
+    model = Unbuilt()
+    for _ in range(2):
+        plan = apply_guidelines(model, l2=0.125, inputs=(None, 4))
+        assert [str(entry.role) for entry in plan] == ["residual_last"] * 2
+        assert len(model.losses) == 2
+
+
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer")  # As Keras says.
+def test_a_norm_in_a_cell_that_is_built_lazily():
+    """It is decided on at once, not made by `fit` later."""
+
+    class Cell(layers.Layer):
+        state_size = 4
+
+        def __init__(self):
+            super().__init__()
+            self.norm, self.dense = layers.LayerNormalization(name="ln"), layers.Dense(4)
+
+        def call(self, x, states):
+            y = self.norm(self.dense(x) + states[0])
+            return y, [y]
+
+    x = keras.Input((3, 4))
+    model = keras.Model(x, layers.Dense(2)(layers.RNN(Cell())(x)))
+    plan = apply_guidelines(model, l2=0.125, guidelines="all")
+    assert [entry.path.split("/")[-2] for entry in plan] == ["ln"] and len(model.losses) == 1
+    model.compile(keras.optimizers.SGD(0.5), lambda y, p: 0.0 * keras.ops.sum(p))
+    model.fit(np.ones((2, 3, 4), "float32"), np.ones((2, 2), "float32"), verbose=0)
+    (gamma,) = [v for v in model.trainable_variables if v.name == "gamma"]
+    shrunk = keras.ops.convert_to_numpy(gamma)
+    np.testing.assert_allclose(shrunk, np.full(4, 1 - 0.5 * 2 * 0.125), rtol=1e-5)
+
+
 def test_freeze_apply_unfreeze_compile_fit():
     """Fine-tuning in two phases: γ shrinks in the second by just what was decided in the first."""
     model = block()

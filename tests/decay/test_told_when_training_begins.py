@@ -171,6 +171,26 @@ def test_another_plan_takes_the_place_of_the_first():
     assert not found  # The second one decays everything, as a new one does.
 
 
+def test_keras_own_list_replaces_what_was_on_it():
+    """Also after `exclude_from_weight_decay` of ours, which adds to it."""
+    model = roads.base()
+    optimizer = adamw()
+    exclude_from_weight_decay(optimizer, model, guidelines="none")
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, "mse", run_eagerly=True)
+    with told() as found:
+        model.fit(*data("inner"), verbose=0)
+        model.fit(*data("inner"), verbose=0)
+    assert len(found) == 1 and re.search(r"built_in/gamma.*was replaced", found[0])
+    optimizer = adamw()
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    exclude_from_weight_decay(optimizer, model, guidelines="none")
+    model.compile(optimizer, "mse", run_eagerly=True)
+    with told() as found:
+        model.fit(*data("inner"), verbose=0)
+    assert not found
+
+
 @multi
 def test_a_part_of_a_multi_optimizer():
     model = roads.with_head(roads.base())
