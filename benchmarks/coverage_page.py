@@ -101,12 +101,6 @@ But:
   and running share does not show in it. `tests/checks/test_verification.py` has roles by hand."""
 
 
-DISAGREEMENTS = """Both of Gemma 3n's kinds were looked at in its source, and are open. The
-router's norm passes a tanh and weights, and then multiplies the stream that it is added to: as an
-activation, the tanh passes the scale on (read); as a gate, it does not (run). The input norm
-feeds an inner sum, `x + norm(f(x))`, of which it scales the skip alone: within the block that is
-a branch (read); for that sum it is the stream (run)."""
-
 NOT_BUILT = """Models that their packages could not build on the Keras above at this size, or not
 within the limits on time and memory: nothing is said of them."""
 
@@ -143,7 +137,6 @@ def page(rows: list[Row]) -> str:
         parts += ["", "## Disagreements", "", "| model | γ | read | run | evidence |"]
         parts += ["| --- | --- | --- | --- | --- |"]
         parts += [f"| {row.model} | {' | '.join(entry)} |" for row, *entry in refuted]
-        parts += ["", DISAGREEMENTS]
     parts += ["", "## Power", "", *power_table(rows), "", LIMITS]
     parts += ["", (ROOT / "benchmarks" / "read_by_hand.md").read_text(encoding="utf-8").strip()]
     for title, attribute in (("Why not testable", "untold"), ("Why `other`", "other")):

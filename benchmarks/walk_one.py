@@ -21,6 +21,7 @@ from coverage_rows import Row, append
 
 import keras_gamma
 from keras_gamma import Role
+from keras_gamma.checks import Evidence
 from keras_gamma.checks.claims import Agreement, Measured, compare
 
 MODELS: dict[str, Any] = {
@@ -75,14 +76,16 @@ def walk(package: str, version: str, name: str, recipe: Any, keep: Path | None =
         end, cpu_end = time.perf_counter(), time.process_time()
     except Exception as error:
         return Row(package, version, name, error=_short(error))
-    untold = [e for e in found if e.agreement is Agreement.NOT_TESTABLE]
+    # The counts are of γ; what is refuted may be another learned scale, too.
+    gammas = [e for e in found if not e.is_scale]
+    untold = [e for e in gammas if e.agreement is Agreement.NOT_TESTABLE]
     return Row(
         package,
         version,
         name,
         {str(role): n for role, n in roles.counts().items()},
         sum("closed" in g.reason or "cannot see into" in g.reason for g in roles),
-        found.counts()[Agreement.AGREE],
+        sum(e.agreement is Agreement.AGREE for e in gammas),
         [
             [e.path, str(e.role), str(e.measured), e.evidence]
             for e in found
@@ -90,7 +93,7 @@ def walk(package: str, version: str, name: str, recipe: Any, keep: Path | None =
         ],
         dict(collections.Counter(_general(e.evidence) for e in untold)),
         dict(collections.Counter(_general(g.reason) for g in roles if g.role is Role.OTHER)),
-        _power(found),
+        _power(gammas),
         [f"{note.kind}: {note.path}" for note in roles.notes],
         round(middle - start, 3),
         round(end - middle, 2),
@@ -102,7 +105,7 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
-def _power(found: keras_gamma.checks.Verification) -> dict[str, list[int]]:
+def _power(found: list[Evidence]) -> dict[str, list[int]]:
     """Each γ with each role in turn: how many claims are refuted, of how many."""
     power: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     for entry in found:
