@@ -252,7 +252,7 @@ def test_what_it_cannot_see_it_names():
             return super().compute_loss(*args, **kwargs)
 
     inner = block()
-    model = Own(inner.inputs, inner.outputs)
+    model = Own(inner.input, inner.output)
     keras_gamma.apply_guidelines(model, l2=0.25)
     model.compile(keras.optimizers.SGD(0.1), "mse")
     with pytest.warns(UserWarning, match="could not tell(?s:.*)Own.compute_loss is its own"):

@@ -201,7 +201,6 @@ def test_muons_second_strength_counts():
         apply_guidelines(model, l2=0.5)
 
 
-@pytest.mark.skipif(not hasattr(keras.optimizers, "MultiOptimizer"), reason="newer than this Keras")
 def test_several_optimizers_are_asked_once_each_knows_its_variables():
     """Until then the first step tells."""
     model = block()

@@ -257,7 +257,9 @@ def test_a_saved_model_has_no_decision(tmp_path):
         model.export(tmp_path / "exported", verbose=False)
     assert len(told) == 1 and "exported" in told[0]
     served = layers.TFSMLayer(tmp_path / "exported", call_endpoint="serve")
-    assert served.trainable_variables and served.losses == []
+    # Not `served.losses`, which fails in Keras 3.8.
+    assert served.trainable_variables
+    assert [v for v in served.trainable_variables if getattr(v, "regularizer", None)] == []
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras needs torch_xla for it")
