@@ -180,6 +180,8 @@ class Writer:
         )
         recording.assign(outputs, written)
         recording.powers[written] = 1.0 if homogeneous else None
+        if len(self.scope) > 2:  # A layer between the model and this one may compute its kernel.
+            self.gains.look(layer, (tensor,), written, self.scope)
         recording.note_step(layer, (tensor,), {}, outputs)
         return outputs
 
