@@ -262,6 +262,7 @@ def test_a_saved_model_has_no_decision(tmp_path):
     assert [v for v in served.trainable_variables if getattr(v, "regularizer", None)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras needs torch_xla for it")
 def test_an_export_archive_has_no_decision(tmp_path):
     """`keras.export.ExportArchive` by hand: told once for each."""

@@ -83,6 +83,7 @@ def adamw(**kwargs):
     return keras.optimizers.AdamW(1e-3, weight_decay=0.1, **kwargs)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_counted_twice(holder):
     inner = roads.base()
@@ -96,6 +97,7 @@ def test_counted_twice(holder):
     assert keras_gamma.audit(model).answer == "no"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_a_new_optimizer_does_not_spare_what_the_first_one_did(holder):
     inner = roads.base()
@@ -217,6 +219,7 @@ def test_a_part_of_a_multi_optimizer_does_not_spare():
     assert len(found) == 1 and "spare" in found[0]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("eager", [False, True])
 def test_a_step_of_the_models_own_with_an_optimizer_on_the_side(eager):
     """As in a GAN: `compile` gets one optimizer, and another one does the work."""
