@@ -160,7 +160,9 @@ def _growth(first: Any, second: Any, factor: float) -> Power:
     return Power(round(degree, 1), False) if abs(degree) > _BOUNDED else Power(None, False)
 
 
-def combination(run: Run, values: Values, operands: Sequence[int], seed: int = 0) -> Combination:
+def combination(
+    run: Run, values: Values, operands: Sequence[int], seed: int = 0, positive: bool = True
+) -> Combination:
     """What a step does with several operands, by setting all but one of them to zero.
 
     Args:
@@ -168,11 +170,12 @@ def combination(run: Run, values: Values, operands: Sequence[int], seed: int = 0
         values: dict from the id of each operand to its value.
         operands: the ids of the operands.
         seed: integer, of the noise that it is asked with.
+        positive: bool, whether with positive noise alone: a ReLU behind a sum hides nothing then.
     """
     if len(operands) < 2:
         return Combination.ALONE
     random = np.random.default_rng(seed)
-    full = {key: _noise(values[key], random, positive=True) for key in operands}
+    full = {key: _noise(values[key], random, positive) for key in operands}
     zeros = {key: value * 0 for key, value in full.items()}
     results = [run({**zeros, key: full[key]}) for key in operands]
     none, whole = run(zeros), run(full)
@@ -192,7 +195,9 @@ def combination(run: Run, values: Values, operands: Sequence[int], seed: int = 0
     return Combination.BESIDE if apart else Combination.SUM
 
 
-def is_linear(run: Run, values: Values, operands: Sequence[int], seed: int = 0) -> bool:
+def is_linear(
+    run: Run, values: Values, operands: Sequence[int], seed: int = 0, positive: bool = False
+) -> bool:
     """Whether a step is linear, up to a constant, in some of its operands taken together.
 
     It is asked with noise, so that no two values need be kept.
@@ -202,13 +207,15 @@ def is_linear(run: Run, values: Values, operands: Sequence[int], seed: int = 0) 
         values: dict from the id of each operand to a value of its shape and dtype.
         operands: the ids of those that change together.
         seed: integer, of the noise.
+        positive: bool, whether it is to be so for positive noise alone.
     """
     random = np.random.default_rng(seed)
     if not all(is_float(values[operand]) for operand in operands):
         return False
-    rest = {k: _noise(v, random) for k, v in values.items() if k not in operands and is_float(v)}
-    a = {key: _noise(values[key], random) for key in operands}
-    b = {key: _noise(values[key], random) for key in operands}
+    others = {key: v for key, v in values.items() if key not in operands and is_float(v)}
+    rest = {key: _noise(value, random, positive) for key, value in others.items()}
+    a = {key: _noise(values[key], random, positive) for key in operands}
+    b = {key: _noise(values[key], random, positive) for key in operands}
     both = {key: a[key] + b[key] for key in operands}
     none = {key: a[key] * 0 for key in operands}
     results = [run({**rest, **given}) for given in (a, b, both, none)]

@@ -276,10 +276,17 @@ class _Step:
         self.sources = [t for key, t in self._known.items() if key not in idle]
 
     def _look_at_each_operand(self) -> None:
-        """What a closed part adds, or puts side by side, may be made of its operands first."""
-        visit = self.visit
+        """What a closed part adds, or puts side by side, may be made of its operands first.
+
+        `relu(x) + y` is a sum of any numbers, but x is no part of it; `relu(x + y)` is one of
+        positive numbers alone, and both are.
+        """
+        run, values = self.visit.run, self.visit.values
+        positive = probes.combination(run, values, self.operands, positive=False) is not self.how
         bent = [
-            key for key in self.operands if not probes.is_linear(visit.run, visit.values, [key])
+            key
+            for key in self.operands
+            if not probes.is_linear(run, values, [key], positive=positive)
         ]
         self.bent = frozenset(self._known[key].number for key in bent)
         if bent and self.how is Combination.BESIDE:

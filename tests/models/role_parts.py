@@ -351,7 +351,7 @@ class RawBlock(layers.Layer):
 
     def call(self, x):
         y = self.bn2(self.conv2(raw_relu(self.bn1(self.conv1(x)))))
-        return x + raw_relu(y)
+        return raw_relu(x + y)
 
 
 class _OwnNorm(layers.Layer):
