@@ -146,5 +146,5 @@ def _part(encoded: tf.Tensor, choose: Choice, channels: int) -> tf.Tensor:
 
 def _resized(image: tf.Tensor, size: tuple[int, int], channels: int) -> tf.Tensor:
     image = tf.image.resize(image, size)
-    image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
+    image = tf.cast(tf.round(image), tf.uint8)  # a mean of pixels, and so within 0..255
     return tf.ensure_shape(image, (*size, channels))
