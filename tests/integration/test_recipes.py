@@ -56,7 +56,7 @@ def script(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["train_resnet", "train_transformer"])
+@pytest.mark.parametrize("name", ["train_resnet"])
 def test_recipes_begin_to_train(name, tmp_path):
     """Two steps each, of made data of the right shape."""
     runs = {path.stem: path for path in RECIPES if script(path) == name}
