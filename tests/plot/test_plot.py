@@ -396,6 +396,7 @@ addEventListener("message", message => {{
 """
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.skipif(browser() is None, reason="needs Chromium or Chrome")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1600])
