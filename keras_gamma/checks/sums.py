@@ -218,9 +218,9 @@ class Sums:
     def _skip(self, terms: Sequence[int], whole: Sequence[int], fork: int) -> int | None:
         """The term that carries the fork on, among those that are added as they are (`whole`)."""
         root = self._tensors[fork].root
-        for term in whole:
-            if self._tensors[term].root == root:
-                return term
+        carried = [term for term in whole if self._tensors[term].root == root]
+        if carried:  # Differences between the elements of one tensor have no branch.
+            return carried[0] if len(carried) < len(terms) else None
         # What is spread over a larger tensor, a context or a condition, carries no stream on.
         size = max(self._tensors[term].size for term in terms)
         large = [term for term in whole if self._tensors[term].size == size]
