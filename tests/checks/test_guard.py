@@ -109,6 +109,7 @@ def test_coupled_penalties():
             fit(model, guard)
 
 
+@pytest.mark.filterwarnings("ignore:AdamW decays γ:UserWarning")  # On JAX it comes first.
 def test_counted_twice():
     model = block()
     keras_gamma.apply_guidelines(model, l2=0.25)
