@@ -22,7 +22,8 @@ of processor time; --dataset=glue/sst2 takes GLUE's SST-2 instead.
     python examples/train_transformer.py --task=translation --output_dir=runs/dates
 
 trains an encoder and a decoder to write dates in words as ISO 8601 does, and translates the test
-set by beam search; --dataset=wmt14_translate/de-en takes WMT's sentences instead.
+set by beam search: 99.75 % right to the letter (seed 0), after 6.5 minutes of processor time on a
+busy machine; --dataset=wmt14_translate/de-en takes WMT's sentences instead.
 
 --norm_position=post, --norm=rms choose other blocks, of Keras' own layers; --model also knows
 keras-hub's backbones. The same command resumes a run that was stopped, and shows the result of one
