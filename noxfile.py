@@ -161,12 +161,7 @@ def build(session: nox.Session) -> None:
     dist = session.create_tmp()
     session.install("build", "twine")
     session.run("python", "-m", "build", "--outdir", dist)
-    session.run("twine", "check", "--strict", *map(str, built(pathlib.Path(dist))))
-
-
-def built(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What `build` has made."""
-    return sorted(folder.glob("keras_gamma-*"))
+    session.run("twine", "check", "--strict", *map(str, pathlib.Path(dist).glob("keras_gamma-*")))
 
 
 @nox.session(python=python("3.11"), requires=["build"])

@@ -99,10 +99,7 @@ class Recording:
         self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any
     ) -> None:
         """Writes down a call that is not opened any further; its outputs are assigned."""
-        if isinstance(outputs, keras.KerasTensor):
-            numbers: tuple[int | None, ...] = (self._number[id(outputs)],)
-        else:
-            numbers = tuple(self._number[id(t)] for t in symbols_in(outputs))
+        numbers = tuple(self._number[id(t)] for t in symbols_in(outputs))
         self.steps.append(Step(operation, args, kwargs, outputs, numbers))
 
     def close(self, layers: Iterable[keras.Layer], cause: str) -> None:
