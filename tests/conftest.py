@@ -5,6 +5,9 @@
 `SHARE=2/3` runs the second third of cases that are alike: for several environments, of which each
 runs another third, and all of them the tests that have few cases.
 
+Where a file asks for `steps`, its training steps run eagerly by default, as tracing them would take
+most of its time; the slow tests trace and compile them.
+
 Random examples are the same ones each time; `HYPOTHESIS_PROFILE=random` draws others.
 """
 
@@ -56,6 +59,32 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return LoadFileScheduling(config, log)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives `steps` its two values, unless a test chooses; only TensorFlow has both."""
+    chosen = any(m.args[0] == "steps" for m in metafunc.definition.iter_markers("parametrize"))
+    if "steps" not in metafunc.fixturenames or chosen:
+        return
+    import keras  # Here, for tests of graphs and values need no backend.
+
+    ways: list[object] = ["traced"]
+    if keras.backend.backend() == "tensorflow":
+        ways = ["eager", pytest.param("traced", marks=pytest.mark.slow)]
+    metafunc.parametrize("steps", ways, indirect=True)
+
+
+@pytest.fixture
+def steps(request: pytest.FixtureRequest) -> Generator[None]:
+    """How training steps run: "eager" or "traced"."""
+    if request.param == "traced":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, object, object]:
     """Skips a test that itself uses what this version of Keras lacks."""
@@ -82,12 +111,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Each test begins with a case of its own, so that tests over one table share it out.
     """
-    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    cases: dict[tuple[str, object], list[pytest.Item]] = defaultdict(list)
     for item in items:
-        cases[item.nodeid.partition("[")[0]].append(item)
+        way = item.callspec.params.get("steps") if hasattr(item, "callspec") else None
+        cases[item.nodeid.partition("[")[0], way].append(item)
     share, shares = map(int, os.environ.get("SHARE", "1/1").split("/"))
     left_out: set[pytest.Item] = set()
-    for test, alike in cases.items():
+    for (test, _), alike in cases.items():
         first = zlib.crc32(test.encode()) + share - 1
         mark = alike[0].get_closest_marker("one_in")
         if mark is not None:

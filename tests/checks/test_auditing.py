@@ -159,6 +159,7 @@ def test_one_plus_scale():
     assert coupled(found) == {"norm/scale": 0.5}
 
 
+@pytest.mark.usefixtures("steps")
 def test_the_model_is_left_as_it_was():
     model = block()
     apply_guidelines(model, l2=0.25)
@@ -194,6 +195,7 @@ def test_a_list_on_the_outer_optimizer():
     assert accused(audit(model)) == {e.path for e in plan if not e.decayed}
 
 
+@pytest.mark.usefixtures("steps")
 def test_an_exclude_list_lost_by_saving(tmp_path):
     model = block()
     model.compile(adamw(), "mse")
@@ -396,6 +398,7 @@ def in_dtype(dtype):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_decay_below_the_resolution_of_the_dtype(dtype):
     model = in_dtype(dtype)

@@ -54,6 +54,7 @@ def same(a, b):
     return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.usefixtures("steps")
 def test_it_says_yes_and_changes_nothing():
     """The same seed gives the same weights, to the last bit, with and without."""
     ends, guard = [], DecayGuard()
@@ -85,6 +86,7 @@ def test_it_stops_before_the_first_step(dtype):
     assert same(state(model)[: len(before)], before)
 
 
+@pytest.mark.usefixtures("steps")
 def test_a_warning_instead():
     model = block()
     plan = keras_gamma.plan_weight_decay(model)
@@ -95,6 +97,7 @@ def test_a_warning_instead():
     assert int(model.optimizer.iterations) == 6
 
 
+@pytest.mark.usefixtures("steps")
 def test_coupled_penalties():
     model = block()
     plan = keras_gamma.apply_guidelines(model, l2=0.25)
@@ -118,6 +121,7 @@ def test_counted_twice():
         fit(model, DecayGuard())  # Before the step, which would only warn.
 
 
+@pytest.mark.usefixtures("steps")
 def test_two_phases_of_fine_tuning():
     """Frozen when the guidelines were applied, trained later: with the penalty, or not at all."""
     model = block()
@@ -135,6 +139,7 @@ def test_two_phases_of_fine_tuning():
         assert {e.path: e.coupled for e in guard.audit}["ln/gamma"] == pytest.approx(0.5)
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_it_measures_in_the_dtype_that_is_trained_in(dtype):
     keras.config.set_dtype_policy(dtype)
@@ -174,6 +179,7 @@ def test_it_looks_again_after_a_recompile_and_in_each_fit():
         fit(model, Recompile(), guard, epochs=3)
 
 
+@pytest.mark.usefixtures("steps")
 def test_after_a_resume(tmp_path):
     """`BackupAndRestore` brings weights and state back, and no decision."""
     for interrupted in (True, False):
@@ -247,6 +253,7 @@ def test_eager_and_compiled(kwargs):
         fit(model, DecayGuard())
 
 
+@pytest.mark.usefixtures("steps")
 def test_what_it_cannot_see_it_names():
     class Own(keras.Model):
         def compute_loss(self, *args, **kwargs):
@@ -268,6 +275,7 @@ def test_nothing_was_decided():
         fit(model, DecayGuard())
 
 
+@pytest.mark.usefixtures("steps")
 def test_our_optimizers_bring_their_decision():
     model = block()
     plan = keras_gamma.plan_weight_decay(model, guidelines="residual_last=0.5")

@@ -254,6 +254,7 @@ def test_factors_need_our_optimizers():
 # Equalities ----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("steps")
 def test_coupled_equals_decoupled_for_sgd_without_momentum():
     """w − η(g + λw) = (w − ηλw) − ηg: step for step, with l2 = weight_decay / 2."""
     coupled, decoupled = block(), block()
@@ -349,6 +350,7 @@ def test_without_factors_everything_decays_as_in_keras():
     assert decayed(adamw(keras_gamma.optimizers.AdamW), model) == set(VARIABLES)
 
 
+@pytest.mark.usefixtures("steps")
 def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(tmp_path):
     model = block()
     plan = plan_weight_decay(model, guidelines="residual_last=0.5")

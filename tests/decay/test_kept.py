@@ -76,7 +76,7 @@ def losses():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=".*(HDF5|quantize|compiled the loaded model).*")
+        warnings.filterwarnings("ignore", message=".*(HDF5|quantize|compiled the loaded|eagerly).*")
         warnings.simplefilter("always", DecisionNotKept)
         yield told
     told += [str(w.message) for w in caught if issubclass(w.category, DecisionNotKept)]
@@ -92,6 +92,7 @@ def outcome(kind, model, road, folder):
     return TOLD
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("road", [name for name in TABLE if not name.startswith("in_another")])
@@ -143,6 +144,7 @@ HOLDERS = {
 }
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_whoever_holds_the_layer_saves_it(holder, kind, tmp_path):
@@ -152,6 +154,7 @@ def test_whoever_holds_the_layer_saves_it(holder, kind, tmp_path):
     assert outcome(kind, model, roads.keras_archive, tmp_path) == KEPT
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("kind", ["built-in", "no argument"])
 def test_the_inner_model_alone(kind, tmp_path):
     inner = roads.base()
@@ -160,6 +163,7 @@ def test_the_inner_model_alone(kind, tmp_path):
     assert outcome(kind, inner, roads.keras_archive, tmp_path) == KEPT
 
 
+@pytest.mark.usefixtures("steps")
 def test_two_submodels_of_one_name(tmp_path):
     """The penalty comes back to the right one of two layers that have the same path."""
     towers = []
@@ -195,6 +199,7 @@ def test_weights_alone(tmp_path):
     assert is_kept("no argument", model) and not told
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("kind", KINDS)
 def test_ema(kind, tmp_path):
     inner = roads.base()
@@ -204,6 +209,7 @@ def test_ema(kind, tmp_path):
     assert outcome(kind, model, roads.keras_archive, tmp_path) == KEPT
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("kind", ["exclude list", "our optimizers"])
 def test_loss_scale_optimizer(kind, tmp_path):
     model = roads.with_head(roads.base())
@@ -213,6 +219,7 @@ def test_loss_scale_optimizer(kind, tmp_path):
     assert outcome(kind, model, roads.keras_archive, tmp_path) == KEPT
 
 
+@pytest.mark.usefixtures("steps")
 def test_parts_of_a_multi_optimizer(tmp_path):
     inner = roads.base()
     model = roads.with_head(inner)
@@ -224,6 +231,7 @@ def test_parts_of_a_multi_optimizer(tmp_path):
     assert outcome("exclude list", model, roads.keras_archive, tmp_path) == KEPT
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("kind", ["built-in", "no argument", "exclude list"])
 def test_lora(kind, tmp_path):
     inner = roads.base()

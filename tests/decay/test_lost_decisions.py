@@ -70,6 +70,7 @@ def test_sequentials_in_the_blocks_of_an_unbuilt_model():
         assert len(model.losses) == 2
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer")  # As Keras says.
 def test_a_norm_in_a_cell_that_is_built_lazily():
     """It is decided on at once, not made by `fit` later."""
@@ -233,6 +234,7 @@ def test_a_subclassed_model_without_a_name_loads_in_the_same_process(tmp_path):
     assert len(loaded.losses) == 2
 
 
+@pytest.mark.slow
 def test_importing_us_before_keras_is_enough_for_keras_to_load(tmp_path):
     model = block()
     optimizer = keras_gamma.optimizers.AdamW(0.5, weight_decay=0.25)
@@ -290,6 +292,7 @@ def test_remove_leaves_the_half_that_the_user_has_set_since():
     assert norm.gamma_regularizer is own and norm.gamma.regularizer is None
 
 
+@pytest.mark.usefixtures("steps")
 def test_remove_leaves_nothing_behind():
     model = roads.with_head(roads.base())
     before = [dict(vars(layer)) for layer in model._flatten_layers()]
@@ -319,6 +322,7 @@ def test_remove_of_exclusions_keeps_those_of_others():
     assert "out/bias" not in found and len(found) == 5
 
 
+@pytest.mark.usefixtures("steps")
 def test_remove_gives_our_optimizers_their_factors_back():
     model = block()
     optimizer = keras_gamma.optimizers.AdamW(roads.ETA, weight_decay=roads.DECAY)
@@ -346,6 +350,7 @@ def test_decay_plan_as_a_file(tmp_path):
         keras_gamma.DecayPlan.load(tmp_path / "q.json")
 
 
+@pytest.mark.usefixtures("steps")
 def test_decisions_for_two_inner_models_stay_on_one_optimizer(tmp_path):
     one, other = roads.base("one"), roads.base("other")
     x = keras.Input((4,))

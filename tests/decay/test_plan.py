@@ -351,6 +351,11 @@ def test_a_plan_of_another_model():
     assert other.losses == []
 
 
+@pytest.fixture(scope="module")
+def stored():
+    return apply_guidelines(block(), l2=0.25).to_json()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -370,8 +375,8 @@ def test_a_plan_of_another_model():
         (lambda c: c.update(l2="much"), "l2"),
     ],
 )
-def test_malformed_plans(change, message):
-    content = json.loads(apply_guidelines(block(), l2=0.25).to_json())
+def test_malformed_plans(stored, change, message):
+    content = json.loads(stored)
     change(content)
     with pytest.raises(ValueError, match=message):
         GammaPlan.from_json(json.dumps(content))

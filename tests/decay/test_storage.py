@@ -97,6 +97,7 @@ def assert_trains_on_alike(model, path, count=1, **kwargs):
     return loaded
 
 
+@pytest.mark.usefixtures("steps")
 def test_penalties_without_an_argument_for_them(tmp_path):
     model = rms_block()
     apply_guidelines(model, l2=0.25)
@@ -112,6 +113,7 @@ def test_keras_alone_loses_them(tmp_path):
     assert keras.models.load_model(saved(model, tmp_path / "m.keras")).losses == []
 
 
+@pytest.mark.usefixtures("steps")
 def test_the_exclude_list(tmp_path):
     model = rms_block()
     optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
@@ -129,6 +131,7 @@ def mixed_float16():
     keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.usefixtures("mixed_float16")
 def test_the_exclude_list_inside_a_loss_scale_optimizer(tmp_path):
     model = rms_block()
@@ -139,6 +142,7 @@ def test_the_exclude_list_inside_a_loss_scale_optimizer(tmp_path):
     assert isinstance(loaded.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
+@pytest.mark.usefixtures("steps")
 def test_both(tmp_path):
     model = rms_block()
     apply_guidelines(model, l2=0.25)
@@ -147,6 +151,7 @@ def test_both(tmp_path):
     assert_trains_on_alike(model, tmp_path / "m.keras", count=2)
 
 
+@pytest.mark.usefixtures("steps")
 def test_our_optimizers_need_no_help_and_no_warning(tmp_path):
     model = rms_block()
     optimizer = keras_gamma.optimizers.AdamW(0.1, weight_decay=0.5)
@@ -181,6 +186,7 @@ def test_our_optimizers_load_in_a_new_process(tmp_path, code):
     assert done.stdout.strip() == str(plan.factors())
 
 
+@pytest.mark.usefixtures("steps")
 def test_a_model_rebuilt_from_a_few_numbers(tmp_path):
     model = classifier()
     apply_guidelines(model, weight_decay=0.25)
@@ -211,6 +217,7 @@ def cv_backbone():
     )
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("make", [hub_backbone, pytest.param(cv_backbone, marks=pytest.mark.slow)])
 def test_backbones_of_keras_hub_and_keras_cv(tmp_path, make):
     backbone = make()
@@ -230,6 +237,7 @@ def test_backbones_of_keras_hub_and_keras_cv(tmp_path, make):
     assert_alike(model, loaded)
 
 
+@pytest.mark.usefixtures("steps")
 def test_a_plan_of_an_inner_model(tmp_path):
     model = classifier()
     apply_guidelines(model.get_layer("backbone"), weight_decay=0.25)
@@ -238,6 +246,7 @@ def test_a_plan_of_an_inner_model(tmp_path):
     assert len(loaded.losses) == 2
 
 
+@pytest.mark.usefixtures("steps")
 def test_a_sequential_that_loses_its_name(tmp_path):
     model = keras.Sequential(
         [layers.RMSNormalization(name="rms"), layers.Dense(2, name="out")], name="s"
@@ -258,6 +267,7 @@ def test_saved_loaded_and_saved_again(tmp_path):
     assert penalties(twice) == [1.0]
 
 
+@pytest.mark.usefixtures("steps")
 def test_ordinary_models_load_as_by_keras(tmp_path):
     model = rms_block()
     model.compile("adam", "mse")
@@ -367,6 +377,14 @@ def decision(**changes):
     return change
 
 
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """An archive with a decision on `rms`."""
+    model = rms_block()
+    apply_guidelines(model, l2=0.25)
+    return saved(model, tmp_path_factory.mktemp("archive") / "m.keras")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -385,14 +403,22 @@ def decision(**changes):
         (decision(plan={"format": "x"}), "Not a keras_gamma plan"),
     ],
 )
-def test_malformed_records_are_errors(tmp_path, change, message):
-    model = rms_block()
-    apply_guidelines(model, l2=0.25)
-    path = tampered(saved(model, tmp_path / "m.keras"), change, "rms_normalization")
+def test_malformed_records_are_errors(archive, change, message):
+    path = tampered(archive, change, "rms_normalization")
     with pytest.raises(ValueError, match=message) as caught:
         load_model(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.fixture(scope="module")
+def archive_of_optimizer(tmp_path_factory):
+    """An archive with an optimizer that has an exclude list."""
+    model = rms_block()
+    model.compile(keras.optimizers.AdamW(0.1), "mse")
+    exclude_from_weight_decay(model.optimizer, model)
+    model.fit(*data(), verbose=0)
+    return saved(model, tmp_path_factory.mktemp("archive") / "m.keras")
 
 
 @pytest.mark.parametrize(
@@ -405,12 +431,8 @@ def test_malformed_records_are_errors(tmp_path, change, message):
         (edit(positions=[0] * 7), "which is rms/scale"),
     ],
 )
-def test_malformed_records_of_optimizers_are_errors(tmp_path, change, message):
-    model = rms_block()
-    model.compile(keras.optimizers.AdamW(0.1), "mse")
-    exclude_from_weight_decay(model.optimizer, model)
-    model.fit(*data(), verbose=0)
-    path = tampered(saved(model, tmp_path / "m.keras"), change)
+def test_malformed_records_of_optimizers_are_errors(archive_of_optimizer, change, message):
+    path = tampered(archive_of_optimizer, change)
     with pytest.raises(ValueError, match=message):
         load_model(path)
 

@@ -140,6 +140,7 @@ def left_of(optimizer, steps, l2=0.0):
     return float(np.prod(1.0 - shares(optimizer, steps, l2)))
 
 
+@pytest.mark.slow
 def test_a_dose_says_what_a_run_leaves():
     """By steps of Keras' own optimizers under a schedule, without gradients of the data."""
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 300)

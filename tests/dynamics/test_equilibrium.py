@@ -37,7 +37,7 @@ def simulate(optimizer, l2=0.0, steps=3000, last=1000, size=SIZE, start=1.0, see
     return np.sqrt(np.mean(np.square(angles))), np.sqrt(np.mean(np.square(norms)))
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.9, True), (0.5, True)]
 )

@@ -65,6 +65,7 @@ def angle(a, b):
     return np.arccos(np.clip(a @ b / np.linalg.norm(a) / np.linalg.norm(b), -1, 1))
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("optimizer", "power"),
@@ -106,6 +107,7 @@ def test_numbers_are_those_of_a_plain_loop(optimizer, power):
         assert set(row["roles"]) == {"trunk", "residual_last"}
 
 
+@pytest.mark.usefixtures("steps")
 def test_the_loss_is_that_since_the_last_measurement():
     x, y = data()
 
@@ -142,6 +144,7 @@ def test_the_branch_is_measured_beside_the_skip():
         np.testing.assert_array_equal(now, before)  # The running statistics too.
 
 
+@pytest.mark.usefixtures("steps")
 def test_a_probe_adds_the_branches():
     x, y = data()
     model = compiled(residual_net(), keras.optimizers.SGD(0.1))
@@ -203,6 +206,7 @@ def test_angles_and_norms_settle_where_predicted(kind):
 # Files ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("steps")
 def test_a_resumed_run_goes_on_with_its_file(tmp_path):
     x, y = data()
     path = tmp_path / "runs" / "monitor.jsonl"
@@ -269,6 +273,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     assert found["loss", 0] == pytest.approx(monitor.history[0]["loss"])
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_the_picture(tmp_path, suffix):
     pytest.importorskip("matplotlib")
@@ -300,6 +305,7 @@ def test_a_wrong_picture_is_refused_before_training(tmp_path):
         GammaMonitor(picture=tmp_path / "monitor.jpeg2")
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize(
     ("optimizer", "says"),
     [
@@ -347,6 +353,7 @@ def test_several_steps_per_call():
     assert "angle" not in monitor.history[0]["kernels"]["conv/kernel"]
 
 
+@pytest.mark.usefixtures("steps")
 def test_it_changes_nothing():
     x, y = data()
 
@@ -451,6 +458,7 @@ def starving_run(l2, start=1.0):
     return monitor
 
 
+@pytest.mark.usefixtures("steps")
 def test_starving_branches_are_seen_and_said_once():
     with pytest.warns(UserWarning, match="Branches starve") as warned:
         monitor = starving_run(1.5)
@@ -463,6 +471,7 @@ def test_starving_branches_are_seen_and_said_once():
     assert monitor.starved.total == pytest.approx(totals[below[1]])
 
 
+@pytest.mark.usefixtures("steps")
 def test_fed_branches_and_those_that_begin_at_zero_are_not_starving():
     assert starving_run(0.0).starved is None
     assert starving_run(1.5, start=0.0).starved is None

@@ -1,5 +1,6 @@
 """Input that nobody would choose: each is an error that says what is wrong, and nothing changes."""
 
+import functools
 import json
 import math
 import os
@@ -120,8 +121,13 @@ def test_inputs(value):
 # Stored plans ---------------------------------------------------------------------------------
 
 
+@functools.cache
 def damaged_plans():
-    """(name, text) of plans that are broken in one way each."""
+    """Name -> text, of plans that are broken in one way each."""
+    return dict(damage())
+
+
+def damage():
     good = keras_gamma.apply_guidelines(model(), l2=0.1).to_json()
     content = json.loads(good)
 
@@ -151,9 +157,9 @@ def damaged_plans():
     }.items()  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name, _ in damaged_plans()])
+@pytest.mark.parametrize("name", damaged_plans())
 def test_stored_plans(tmp_path, name):
-    text = dict(damaged_plans())[name]
+    text = damaged_plans()[name]
     path = tmp_path / "plan.json"
     path.write_text(text)
     m = model()

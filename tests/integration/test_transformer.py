@@ -100,7 +100,7 @@ def test_batches_depend_on_seed_and_epoch_alone(files):
 def test_every_epoch_has_as_many_pieces_as_promised(size):
     content = np.arange(size, dtype=np.uint8)
     promised = text.number_of_pieces(content, 8)
-    for epoch in range(12):
+    for epoch in range(4):
         dataset = text.train_batches(
             content, length=8, batch_size=1, steps=1000, first_epoch=epoch, epochs=epoch + 1, seed=0
         )
