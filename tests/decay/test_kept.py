@@ -144,6 +144,7 @@ HOLDERS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("holder", HOLDERS)
@@ -310,6 +311,7 @@ def count(model):
     return len(model.losses)
 
 
+@pytest.mark.one_in(2)
 @hub
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_presets(name, tmp_path):
@@ -325,6 +327,7 @@ def test_presets(name, tmp_path):
     assert count(type(model).from_preset(str(tmp_path / "ours"))) == 0  # If not, say so in docs.
 
 
+@pytest.mark.slow
 @hub
 def test_a_task_around_a_backbone(tmp_path):
     """The decision on the backbone is the task's, too, and its preset's."""

@@ -131,6 +131,7 @@ def mixed_float16():
     keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steps")
 @pytest.mark.usefixtures("mixed_float16")
 def test_the_exclude_list_inside_a_loss_scale_optimizer(tmp_path):
@@ -217,6 +218,7 @@ def cv_backbone():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("make", [hub_backbone, pytest.param(cv_backbone, marks=pytest.mark.slow)])
 def test_backbones_of_keras_hub_and_keras_cv(tmp_path, make):
@@ -246,6 +248,7 @@ def test_a_plan_of_an_inner_model(tmp_path):
     assert len(loaded.losses) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steps")
 def test_a_sequential_that_loses_its_name(tmp_path):
     model = keras.Sequential(

@@ -114,6 +114,7 @@ def test_a_new_optimizer_does_not_spare_what_the_first_one_did(holder):
     assert any("built_in/gamma" in one for one in audit.disagreements)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("decide", [apply_guidelines, None])
 def test_compiled_anew_after_training(decide):
     """Two phases of fine-tuning, the second with a new optimizer: each one is looked at."""

@@ -107,6 +107,7 @@ def test_numbers_are_those_of_a_plain_loop(optimizer, power):
         assert set(row["roles"]) == {"trunk", "residual_last"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steps")
 def test_the_loss_is_that_since_the_last_measurement():
     x, y = data()
@@ -273,6 +274,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     assert found["loss", 0] == pytest.approx(monitor.history[0]["loss"])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_the_picture(tmp_path, suffix):
@@ -471,6 +473,7 @@ def test_starving_branches_are_seen_and_said_once():
     assert monitor.starved.total == pytest.approx(totals[below[1]])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("steps")
 def test_fed_branches_and_those_that_begin_at_zero_are_not_starving():
     assert starving_run(0.0).starved is None

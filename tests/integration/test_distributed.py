@@ -659,6 +659,7 @@ def test_the_documents_script_runs_as_it_stands(tmp_path):
 # --- plans on distributed variables ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [True, False])
 def test_plans_work_in_and_out_of_the_scope(inside):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])

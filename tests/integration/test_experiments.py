@@ -38,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 # Statistics -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_as_often_as_they_say():
     random = np.random.default_rng(0)
     covered = 0

@@ -232,6 +232,7 @@ def next_byte(model, tokens, length):
     return int(np.argmax(keras.ops.convert_to_numpy(model(window))[0, len(tokens) - 1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt", "post", "keras_hub_gpt2", "keras_hub_llama"])
 @pytest.mark.one_in(4)
 def test_what_is_written_with_a_cache_is_what_whole_passes_write(name):
