@@ -398,6 +398,7 @@ def in_dtype(dtype):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_decay_below_the_resolution_of_the_dtype(dtype):

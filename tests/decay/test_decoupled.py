@@ -78,6 +78,7 @@ def test_excluded_variables_do_not_shrink():
     assert decayed(optimizer, model) == DECAYED_BY_PAPER
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("kwargs", "expected"),
     [

@@ -93,7 +93,7 @@ def outcome(kind, model, road, folder):
 
 
 @pytest.mark.usefixtures("steps")
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("road", [name for name in TABLE if not name.startswith("in_another")])
 def test_roads(road, kind, tmp_path):
@@ -200,6 +200,7 @@ def test_weights_alone(tmp_path):
     assert is_kept("no argument", model) and not told
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("kind", KINDS)
 def test_ema(kind, tmp_path):
@@ -232,6 +233,7 @@ def test_parts_of_a_multi_optimizer(tmp_path):
     assert outcome("exclude list", model, roads.keras_archive, tmp_path) == KEPT
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("kind", ["built-in", "no argument", "exclude list"])
 def test_lora(kind, tmp_path):

@@ -1,6 +1,6 @@
 """Mutated archives and plans.
 
-A few by default; `KERAS_GAMMA_FUZZ=10000 pytest tests/integration/test_archive_fuzz.py` makes many.
+Fifty; `KERAS_GAMMA_FUZZ=10000 pytest tests/integration/test_archive_fuzz.py` makes many.
 """
 
 import json
@@ -13,7 +13,8 @@ import pytest
 
 from tests.integration.archive_fuzzer import is_odd
 
-COUNT = int(os.environ.get("KERAS_GAMMA_FUZZ", "10"))
+pytestmark = pytest.mark.slow
+COUNT = int(os.environ.get("KERAS_GAMMA_FUZZ", "50"))
 SEED = int(os.environ.get("KERAS_GAMMA_FUZZ_SEED", "1"))
 
 

@@ -197,18 +197,25 @@ def test_truncated_archives(tmp_path, share):
     assert str(error.value)
 
 
-def rewritten(tmp_path, change):
-    """An archive whose record was changed."""
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """An archive with decisions."""
     m = model()
     keras_gamma.apply_guidelines(m, l2=0.1)
-    m.save(tmp_path / "m.keras")
+    path = tmp_path_factory.mktemp("archive") / "m.keras"
+    m.save(path)
+    return path
+
+
+def rewritten(archive, tmp_path, record):
+    """A copy whose records are all `record`."""
     target = tmp_path / "changed.keras"
-    with zipfile.ZipFile(tmp_path / "m.keras") as old, zipfile.ZipFile(target, "w") as new:
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
         names = [name for name in old.namelist() if name.endswith("keras_gamma.json")]
         assert len(names) == 2  # A record for each layer with a γ.
         for name in old.namelist():
             content = old.read(name)
-            new.writestr(name, change(content) if name in names else content)
+            new.writestr(name, record if name in names else content)
     return target
 
 
@@ -217,8 +224,8 @@ def rewritten(tmp_path, change):
     [b"", b"{", b"null", b"[]", b"3", b'"x"', b"{}", b"\xff\xfe", b'{"format": "other"}',
      b'{"coupled": 3}', b'{"format": "keras_gamma.record", "coupled": "x"}'],
 )  # fmt: skip
-def test_foreign_records_in_an_archive(tmp_path, content):
-    path = rewritten(tmp_path, lambda old: content)
+def test_foreign_records_in_an_archive(archive, tmp_path, content):
+    path = rewritten(archive, tmp_path, content)
     with pytest.raises((ValueError, TypeError)) as error:
         keras_gamma.load_model(path)
     assert len(str(error.value)) > 15

@@ -234,6 +234,7 @@ def test_audit(tmp_path, capsys):
     assert (code, json.loads(out)["ok"]) == (0, True)
 
 
+@pytest.mark.slow
 def test_as_a_module(saved):
     done = subprocess.run(
         [sys.executable, "-m", "keras_gamma", saved],

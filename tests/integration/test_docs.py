@@ -35,6 +35,7 @@ def migration():
     return names
 
 
+@pytest.mark.slow
 def test_every_optimizer_of_the_text_is_checked(migration):
     found = {n for n, v in migration.items() if isinstance(v, keras.optimizers.Optimizer)}
     assert found == set(DECAYED)

@@ -48,6 +48,7 @@ def engine(network):
     return factorial_engine.Engine(network)
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("arm", ["none", "paper", "all"])
 def test_a_run_is_that_of_fit(network, engine, arm):

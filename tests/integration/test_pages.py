@@ -12,6 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_needs_nothing_from_outside(tmp_path):
     pytest.importorskip("material")
     pytest.importorskip("mkdocstrings")

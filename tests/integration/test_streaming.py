@@ -246,6 +246,7 @@ def changed(example, **features):
     return found.SerializeToString()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
