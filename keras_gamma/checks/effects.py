@@ -73,24 +73,21 @@ def _decayed(
 ) -> list[Effect]:
     """The effects on the variables of one optimizer."""
     known = [before[id(v)] for v in variables]
-    name = type(optimizer).__name__
     if not variables:
         return known
-    if not shrinkage.is_measurable(optimizer):
-        reason = (
-            f"{name} computes each weight anew from its accumulators, so that no decay of the "
-            "weight lasts"
-        )
-        return [dataclasses.replace(one, why_not=reason) for one in known]
     each = thorough or not _is_known(optimizer)
     kinds = [id(v) if each else _decay_key(optimizer, v) for v in variables]
     one_of_each = dict(zip(kinds, variables, strict=True))
     try:
+        reason = shrinkage.why_not_lasting(optimizer)
+        if reason:
+            return [dataclasses.replace(one, why_not=reason) for one in known]
         tried = list(one_of_each.values())
         by_kind = dict(zip(one_of_each, shrinkage.decays(optimizer, tried), strict=True))
         strengths = dict(zip(one_of_each, shrinkage.decays(optimizer, tried, True), strict=True))
     except Exception as error:
         text = " ".join(str(error).split())[:200]
+        name = type(optimizer).__name__
         reason = f"{name} could not be tried out on a copy ({type(error).__name__}: {text})"
         return [dataclasses.replace(one, why_not=reason) for one in known]
     taken, bare = [by_kind[kind] for kind in kinds], [strengths[kind] for kind in kinds]
@@ -116,7 +113,7 @@ def _is_known(optimizer: Any) -> bool:
     """Whether what `_decay_key` holds is all that the optimizer asks of a variable."""
     # `ln/gamma#2` is the second variable of that path: they are told apart by counting all of them.
     numbered = any("#" in path for path in getattr(optimizer, "decay", None) or ())
-    return type(optimizer).__module__.startswith(("keras.", "keras_gamma.")) and not numbered
+    return shrinkage.is_of_keras(optimizer) and not numbered
 
 
 def _decay_key(optimizer: Any, variable: keras.Variable) -> Any:

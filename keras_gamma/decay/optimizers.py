@@ -198,8 +198,8 @@ _DOC = """{base} with decoupled weight decay per variable.
     - [Loshchilov & Hutter, 2019](https://arxiv.org/abs/1711.05101)
     """
 
-# Keras' name -> ours. (Keras' SGD, Lion, … decouple their weight decay, too.) Ftrl is left out: it
-# computes each weight anew from its accumulators, so that no decay of the weight lasts.
+# Keras' name -> ours. (Keras' SGD, Lion, … decouple their weight decay, too.) Ftrl and
+# ScheduleFreeAdamW are left out: no decay of theirs lasts (see `shrinkage.why_not_lasting`).
 NAMES = {
     "Adadelta": "AdadeltaW",
     "Adafactor": "AdafactorW",

@@ -1,5 +1,6 @@
 """What an optimizer's weight decay really does to a variable: asked of the optimizer itself."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,6 +9,15 @@ import keras
 from keras_gamma._keras import names as _keras
 from keras_gamma.decay.inner_optimizers import has_factors, holds_several, parts
 from keras_gamma.decay.inner_optimizers import unwrap as unwrap
+
+# Optimizers whose weight decay, as Keras applies it, takes off nothing that lasts.
+_NOT_LASTING = {
+    "Ftrl": "computes each weight anew from its accumulators, so that no decay of the weight lasts",
+    "ScheduleFreeAdamW": (
+        "averages each weight from a second copy, which does not decay, so that no decay of the "
+        "weight lasts"
+    ),
+}
 
 # Where a Keras optimizer keeps the strength of its weight decay; Muon has both.
 STRENGTHS = ("weight_decay", "adam_weight_decay")
@@ -36,9 +46,44 @@ def shared_out(
     return found
 
 
-def is_measurable(optimizer: Any) -> bool:
-    """Whether a step without gradients shows the decay: Ftrl computes each weight anew."""
-    return not isinstance(optimizer, keras.optimizers.Ftrl)
+def why_not_lasting(optimizer: Any) -> str:
+    """Why what weight decay takes off a weight is not gone for good; empty if it is.
+
+    Keras' optimizers are known, by name; of others, two steps without gradients must each take
+    off the same share.
+
+    Args:
+        optimizer: a Keras optimizer, unwrapped.
+
+    Raises:
+        Exception: whatever the optimizer raises on the way.
+    """
+    for cls in type(optimizer).__mro__:
+        if cls.__module__.startswith("keras.") and cls.__name__ in _NOT_LASTING:
+            return f"{type(optimizer).__name__} {_NOT_LASTING[cls.__name__]}"
+    if is_of_keras(optimizer) or not decays_at_all(optimizer):
+        return ""
+    made = copy(optimizer, 0.1 / max(map(abs, strengths(optimizer).values())))
+    weight = keras.Variable(keras.ops.ones((2, 2)))
+    made.build([weight])
+    shares = []  # By the strength, which may follow the count of steps.
+    for _ in range(2):
+        before, strength = mean(weight), max(map(abs, strengths(made).values()), default=1.0)
+        made.apply([keras.ops.zeros((2, 2))], [weight])
+        shares.append((before - mean(weight)) / (before or 1.0) / strength)
+    first, second = shares
+    if abs(first - second) <= 0.1 * max(abs(first), abs(second)):
+        return ""
+    return (
+        f"of {type(optimizer).__name__}, a second step without gradients takes off "
+        f"{second / first if first else math.inf:.2g} times what the first did, so that its decay "
+        "does not last"
+    )
+
+
+def is_of_keras(optimizer: Any) -> bool:
+    """Whether it is one of Keras' own optimizers, or one of ours."""
+    return type(optimizer).__module__.startswith(("keras.", "keras_gamma."))
 
 
 def number(value: Any, optimizer: Any) -> float:

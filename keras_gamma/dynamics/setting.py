@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_gamma._keras import names as _keras
 from keras_gamma.checks import effects
-from keras_gamma.decay.shrinkage import decays, is_measurable, unwrap
+from keras_gamma.decay.shrinkage import decays, unwrap, why_not_lasting
 from keras_gamma.dynamics.scale_invariance import ScaleInvariant
 from keras_gamma.dynamics.update_rules import UpdateRule, rule_of
 
@@ -94,10 +94,13 @@ def _rule(model: keras.Model) -> tuple[Any, UpdateRule, list[str]]:
 def _decays(optimizer: Any, variables: list[keras.Variable]) -> tuple[list[Decay], list[str]]:
     """The decay of each variable as it is in effect, and notes."""
     nothing: list[Decay] = [None] * len(variables)
-    if optimizer is None or not variables or not is_measurable(optimizer):
+    if optimizer is None or not variables:
         return nothing, []
     if _keras.inside_a_strategy():
         return nothing, ["the decay of the kernels is not measured inside strategy.scope()"]
+    reason = why_not_lasting(optimizer)
+    if reason:
+        return nothing, [f"the decay of the kernels is not measured: {reason}"]
     pairs = zip(map(effects.pull, variables), decays(optimizer, variables), strict=True)
     return list(pairs), []
 

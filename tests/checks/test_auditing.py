@@ -119,6 +119,45 @@ def test_ftrl_cannot_be_measured():
     assert "Ftrl computes each weight anew" in found.summary()
 
 
+@pytest.mark.skipif(
+    not hasattr(keras.optimizers, "ScheduleFreeAdamW"), reason="needs ScheduleFreeAdamW"
+)
+def test_an_average_of_a_copy_that_does_not_decay_cannot_be_measured():
+    model = block()
+    model.compile(keras.optimizers.ScheduleFreeAdamW(weight_decay=0.05), "mse")
+    found = audit(model, guidelines="none")
+    assert (found.answer, [e.decoupled for e in found]) == ("could not tell", [None] * 8)
+    assert "averages each weight from a second copy" in found.summary()
+
+
+class Lookahead(keras.optimizers.SGD):
+    """Goes back to where it began, every second step."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        goes_back = keras.ops.cast((self.iterations + 1) % 2 == 0, variable.dtype)
+        super().update_step(gradient, variable, learning_rate)
+        self.assign(variable, (1.0 - goes_back) * variable + goes_back)
+
+
+def test_an_optimizer_of_ones_own_whose_decay_does_not_last():
+    model = block()
+    model.compile(Lookahead(0.1, weight_decay=0.05), "mse")
+    found = audit(model, guidelines="none")
+    assert found.answer == "could not tell"
+    assert "of Lookahead, a second step without gradients takes off" in found.summary()
+
+
+class Plain(keras.optimizers.SGD):
+    """As Keras', of another module."""
+
+
+def test_an_optimizer_of_ones_own_whose_decay_lasts():
+    model = block()
+    model.compile(Plain(0.1, weight_decay=0.05), "mse")
+    exclude_from_weight_decay(model.optimizer, model, guidelines="none")
+    assert audit(model).answer == "yes"
+
+
 def test_every_variable_has_an_entry():
     model = block()
     model.compile(adamw(), "mse")
