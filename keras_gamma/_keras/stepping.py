@@ -5,7 +5,7 @@ Private names used here, and why there is no public way:
 * `Layer._get_call_context`, `Layer._get_own_losses`: what Keras asks of every layer in a forward
   pass, and where a model's losses are gathered, whatever model holds the layer (`ASKED_IN_A_STEP`).
 * The names of `fit`, `train_on_batch` and `train_step` on the stack: a layer does not know who
-  trains it.
+  trains it, nor an optimizer what.
 * The name `ExportArchive` at the end of a class's: what `keras.export.ExportArchive()` returns is
   no instance of it.
 """
@@ -13,8 +13,9 @@ Private names used here, and why there is no public way:
 from __future__ import annotations
 
 import gc
+import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -59,6 +60,51 @@ def asked_by() -> Asker:
             return Asker()
         frame = frame.f_back
     return Asker(archive=archive)
+
+
+def models_asking() -> Iterator[keras.Model]:
+    """The models of which a method is running, inner ones first."""
+    if keras.backend.backend() == "torch" and _is_compiled_by_torch():
+        return
+    seen: set[int] = set()
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if "self" in frame.f_code.co_varnames:
+            found = frame.f_locals.get("self")
+            if isinstance(found, keras.Model) and id(found) not in seen:
+                seen.add(id(found))
+                yield found
+        frame = frame.f_back
+
+
+def running_step(model: keras.Model) -> Hashable | None:
+    """The run (or the trace) of `model.train_step` that is going on in this thread, or `None`.
+
+    Returns:
+        What stays the same for as long as it runs. In another run it is something else, unless it
+        was called from the same place with nothing counted there.
+    """
+    if keras.backend.backend() == "torch" and _is_compiled_by_torch():
+        return None
+    step: FrameType | None = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name.endswith("train_step") and frame.f_locals.get("self") is model:
+            step = frame  # The outermost: it may call others of that name, one after another.
+        frame = frame.f_back
+    if step is None:
+        return None
+    # Functions around it wait: neither where they are nor what they count changes.
+    around: list[Hashable] = [id(step)]
+    frame = step.f_back
+    while frame is not None and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        own = set(frame.f_code.co_varnames) - set(frame.f_code.co_cellvars)
+        counts = tuple(v for n, v in frame.f_locals.items() if n in own and type(v) is int)
+        around.append((id(frame), frame.f_lasti, counts))
+        if frame.f_code.co_name == "fit":
+            break
+        frame = frame.f_back
+    return tuple(around)
 
 
 def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:

@@ -1,5 +1,7 @@
 """What an audit found: entries, three answers, a table."""
 
+from __future__ import annotations
+
 import collections
 import dataclasses
 from collections.abc import Iterable
@@ -84,6 +86,17 @@ class Audit(Report[AuditEntry]):
         self._problems = tuple(problems)
         self._unseen = tuple(unseen)
         self.notes = tuple(notes)
+
+    def including(self, problems: Iterable[str]) -> Audit:
+        """The same with further disagreements that belong to no single variable.
+
+        Args:
+            problems: iterable of strings.
+
+        Returns:
+            An `Audit`.
+        """
+        return Audit(self, [*self._problems, *problems], self._unseen, self.notes)
 
     @property
     def disagreements(self) -> list[str]:

@@ -63,6 +63,7 @@ class DecayGuard(keras.callbacks.Callback):  # type: ignore[misc, unused-ignore]
         self._plan = plan
         self._on_disagreement = on_disagreement
         self._checked: tuple[Any, Any] | None = None  # The step and the optimizer.
+        self._has_run = True
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._checked = None
@@ -74,19 +75,29 @@ class DecayGuard(keras.callbacks.Callback):  # type: ignore[misc, unused-ignore]
         ):
             self._checked = now
             self.audit = _look(self.model, self._plan)
-            self._tell(self.audit)
+            self._tell(self.audit, "before the first step")
+            self._has_run = False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if not self._has_run:
+            self._has_run = True
+            known = [] if self.audit is None else self.audit.disagreements
+            new = [one for one in traced.left_out(self.model) if one not in known]
+            if new and self.audit is not None:
+                self.audit = self.audit.including(new)
+                self._tell(self.audit, "after the first step")
 
     def on_train_end(self, logs: Any = None) -> None:
         self._checked = None
 
-    def _tell(self, found: Audit) -> None:
+    def _tell(self, found: Audit, when: str) -> None:
         if found.answer == NO:
             text = _text(
                 f"what shrinks in model {self.model.name!r} is not what was decided:",
                 found.disagreements,
             )
             if self._on_disagreement == "raise":
-                raise RuntimeError(f"Stopped before the first step, for {text}")
+                raise RuntimeError(f"Stopped {when}, for {text}")
             warnings.warn(f"DecayGuard: {text}", stacklevel=2)
         elif found.answer == COULD_NOT_TELL:
             text = _text(
@@ -111,7 +122,7 @@ def _look(model: keras.Model, plan: Any) -> Audit:
     if _keras.traced_before(model) is False:
         # It will be traced now, by the settings that were just measured.
         traced.remember(model)
-        step = traced.Step(unseen=traced.own_methods(model))
+        step = traced.Step(problems=traced.left_out(model), unseen=traced.own_methods(model))
     else:
         step = traced.check_step(model)
     if not plans:

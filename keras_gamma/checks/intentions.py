@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_gamma.checks.effects import Effect
-from keras_gamma.decay import application, places, shrinkage
+from keras_gamma.decay import application, optimizer_records, places, shrinkage
 from keras_gamma.decay.decay_plan import DecayPlan
 from keras_gamma.decay.deciding import scales_of
 from keras_gamma.decay.guidelines import Guidelines
@@ -103,9 +103,7 @@ def plans_of(model: keras.Model, plan: Any = None) -> Plans:
     if plan is None:
         applied = application.in_force(model)
         found = [(one, _with_variables(one, variables)) for one, variables in applied]
-        if not any(isinstance(one, DecayPlan) for one, _ in applied):
-            found += _factors(model)
-        return found
+        return found + _factors(model)  # What acts now comes last.
     check_plan(plan)
     given = plan if isinstance(plan, (list, tuple)) else [plan]
     return [(one, _with_variables(one, application.variables_of(one, model))) for one in given]
@@ -144,7 +142,7 @@ def _factors(model: keras.Model) -> Plans:
     optimizer = getattr(model, "optimizer", None)
     found: Plans = []
     for one in [] if optimizer is None else parts(optimizer):
-        if has_factors(one) and one.decay:
+        if has_factors(one) and one.decay and optimizer_records.of(one) is None:
             own = dict(shrinkage.shared_out(optimizer, model.trainable_variables))[one]
             lines = [(_Factor(v.path, one.factor(v)), v) for v in own]
             found.append((_Factors(line for line, _ in lines), list(lines)))

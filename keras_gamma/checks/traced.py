@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import shrinkage
+from keras_gamma.decay import layer_records, shrinkage, step_check
 
 # What Keras' own step is made of. Who replaces one of these may leave the penalties out.
 _METHODS = ("train_step", "compute_loss", "compute_loss_and_updates", "stateless_compute_loss")
@@ -31,7 +31,7 @@ class Step:
 
 def check_step(model: keras.Model) -> Step:
     """Compares the step that was traced, if one was, with one that is traced now."""
-    step = Step(unseen=own_methods(model))
+    step = Step(problems=left_out(model), unseen=own_methods(model))
     if is_known(model):
         return step
     steps = _keras.traced_steps(model)
@@ -52,6 +52,12 @@ def check_step(model: keras.Model) -> Step:
             )
     step.problems = list(dict.fromkeys(step.problems))
     return step
+
+
+def left_out(model: keras.Model) -> list[str]:
+    """A sentence, if the training step was seen to leave out penalties that were decided on."""
+    paths = [variable.path for variable in layer_records.left_out(model)]
+    return [step_check.left_out(model, paths)] if paths else []
 
 
 def own_methods(model: keras.Model) -> list[str]:

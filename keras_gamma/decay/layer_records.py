@@ -6,7 +6,7 @@ class first. The config of Keras' own norms holds the penalty. For the rest the 
 written to the layer's assets, from where `keras_gamma.load_model` puts it back; where nobody will,
 they say so, and what to call instead (`telling`). And whoever holds the layer asks it in every
 training step, where it looks at the optimizers (`step_check`), also for the variables that one was
-told to spare.
+told to spare, and at whether the step adds the penalties (`loss_watch`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from keras_gamma._keras import structure
 from keras_gamma.decay import penalties, places, plan_files, step_check
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.instance_methods import hook, owner_of, unhook
+from keras_gamma.decay.loss_watch import LossWatch
 from keras_gamma.decay.penalties import Slot
 from keras_gamma.decay.plan import GammaPlan
 from keras_gamma.decay.plan_entry import Decision, PlanEntry
 from keras_gamma.decay.step_check import Caller, State
-from keras_gamma.decay.telling import DecisionNotKept, Teller
+from keras_gamma.decay.telling import DecisionNotKept, Teller, is_quiet
 
 FILE_NAME = "keras_gamma.json"
 FORMAT, VERSION = "keras_gamma.layer", 1
@@ -64,7 +65,7 @@ class Spared:
     Args:
         variable: the variable.
         factor: float, what is left of the weight decay on it; 0 where it is excluded.
-        source: what the plan was noted by, an `OptimizerRecord`.
+        source: what the plan was noted by, an `OptimizerRecord` or a `Given`.
     """
 
     variable: keras.Variable
@@ -85,6 +86,8 @@ class LayerRecord:
         self.spared: dict[int, Spared] = {}
         # Models whose training has been looked at, and with which optimizers.
         self.checked: weakref.WeakKeyDictionary[keras.Model, State] = weakref.WeakKeyDictionary()
+        self.watches: weakref.WeakKeyDictionary[keras.Model, LossWatch]
+        self.watches = weakref.WeakKeyDictionary()
         self.exported: weakref.WeakSet[Any] = weakref.WeakSet()  # Archives that were told of.
         self.teller = Teller()
         self.in_config = False  # Since the assets were written last.
@@ -104,9 +107,18 @@ class LayerRecord:
         """The γ that have a penalty by decision now."""
         return [d.slot.variable for d in self.penalized() if d.is_in_force]
 
+    def penalizes(self) -> bool:
+        """Whether a penalty by decision acts in a training step that adds the losses."""
+        return any(variable.trainable for variable in self.with_penalty())
+
     def withheld(self) -> list[keras.Variable]:
         """The variables that an optimizer was told not to decay, or not in full."""
         return [spared.variable for spared in self.spared.values() if spared.factor < 1.0]
+
+    def listed(self) -> list[keras.Variable]:
+        """Those of them that the optimizer's config does not name."""
+        held = [one for one in self.spared.values() if not one.source.is_in_config]
+        return [spared.variable for spared in held if spared.factor < 1.0]
 
     # What Keras calls -----------------------------------------------------------------------
 
@@ -123,6 +135,7 @@ class LayerRecord:
     def save_own_variables(self, store: Any) -> None:
         """Writes the layer's weights."""
         type(self.layer).save_own_variables(self.layer, store)
+        self._tell_of_steps()
         if _only_weights_are_saved():
             self.teller.step("weights", id(self.layer))
             if self.penalized():
@@ -131,10 +144,10 @@ class LayerRecord:
                     f"on {_named(self.layer)}, say): the model that loads it needs its own, by "
                     "apply_guidelines or GammaPlan.apply."
                 )
-            elif self.withheld():
+            elif self.listed():
                 self.teller.lost(
                     "A file of weights alone holds no exclude list (that an optimizer spares "
-                    f"{self.withheld()[0].path}, say): the optimizer of the model that loads it "
+                    f"{self.listed()[0].path}, say): the optimizer of the model that loads it "
                     "needs its own, by exclude_from_weight_decay or DecayPlan.apply."
                 )
 
@@ -168,20 +181,34 @@ class LayerRecord:
         if not self._called:
             self._look_at(Caller.now())
         self._called = False
+        for watch in self.watches.values():
+            watch.asked()
         return type(self.layer)._get_own_losses(self.layer)
 
     def _look_at(self, caller: Caller) -> None:
         archive, model = caller.archive, caller.trainer
+        self._tell_of_steps()
         if archive is not None and archive not in self.exported:
             self.exported.add(archive)
             self.teller.step("export", id(self))
             if self.penalized():
                 self.tell("What an ExportArchive writes drops")
         if model is not None and self.checked.get(model) != caller.state:
-            found = below(model)
+            found, watch = below(model), LossWatch(model)
             for record in [*found, self]:
                 record.checked[model] = caller.state
+                record.watches[model] = watch
             step_check.check(model, found)
+        watched = None if model is None else self.watches.get(model)
+        if watched is not None and watched.is_waiting and self.penalizes():
+            watched.called()
+
+    def _tell_of_steps(self) -> None:
+        """Warns of models whose training step was seen to leave out the penalty."""
+        for model, watch in list(self.watches.items()):
+            if not watch.told and not is_quiet() and watch.leaves_out() and self.penalizes():
+                watch.told = True
+                step_check.tell_left_out(model, self.with_penalty())
 
     # ----------------------------------------------------------------------------------------
 
@@ -255,6 +282,22 @@ def below(model: keras.Layer) -> list[LayerRecord]:
     return [r for layer in _keras.flatten_layers(model) if (r := of(layer)) is not None]
 
 
+def left_out(model: keras.Model) -> list[keras.Variable]:
+    """The variables of `model` with a penalty that its training step was seen to leave out.
+
+    Who asks is told: no warning follows.
+    """
+    found: list[keras.Variable] = []
+    for record in below(model):
+        watch = record.watches.get(model)
+        if watch is None or not watch.is_current():
+            continue
+        if watch.leaves_out() and record.penalizes():
+            watch.told = True
+            found += [variable for variable in record.with_penalty() if variable.trainable]
+    return found
+
+
 def remember(plan: GammaPlan, pairs: Iterable[tuple[PlanEntry, Slot]]) -> None:
     """Puts the decisions of a plan, which are in force now, onto the layers that own the γ."""
     teller = Teller()
@@ -264,20 +307,25 @@ def remember(plan: GammaPlan, pairs: Iterable[tuple[PlanEntry, Slot]]) -> None:
         record.decisions[_number(slot.layer, slot.variable)] = decided
 
 
-def remember_spared(model: keras.Layer, factors: Mapping[int, float], source: Any) -> None:
+def remember_spared(model: keras.Layer, factors: Mapping[int, float], source: Any) -> bool:
     """Puts what a plan for an optimizer says onto the layers of `model` that own the variables.
 
     Args:
         model: the model, or a layer, that holds the variables.
         factors: the factor of each variable that the plan speaks of, by its id.
-        source: what knows the plan, an `OptimizerRecord`.
+        source: what knows the plan, an `OptimizerRecord` or a `Given`.
+
+    Returns:
+        Whether some layer owns one of them.
     """
-    teller = Teller()
+    teller, found = Teller(), False
     for at in places.locate(model):
         if id(at.variable) in factors:
             record = _on(at.layer, teller)
             spared = Spared(at.variable, factors[id(at.variable)], source)
             record.spared[_number(at.layer, at.variable)] = spared
+            found = True
+    return found
 
 
 def forget_spared(model: keras.Layer, source: Any) -> None:

@@ -29,7 +29,40 @@ FORMAT, VERSION = "keras_gamma.optimizer", 1
 _METHODS = ("get_config", "save_assets")
 
 
-class OptimizerRecord:
+class Noted:
+    """A plan for an optimizer, and the variables that it speaks of.
+
+    Args:
+        plan: the `DecayPlan`.
+        variables: the variable of each entry of the plan.
+    """
+
+    is_in_config = False  # Whether the optimizer's config holds it.
+
+    def __init__(self, plan: DecayPlan, variables: Sequence[keras.Variable]) -> None:
+        self.plan = plan
+        self.held = tuple(variables)
+
+    def restricted(self, variables: Collection[int]) -> tuple[DecayPlan, dict[str, keras.Variable]]:
+        """What the plan says of some variables, given by their ids, and the variable of each."""
+        pairs = [
+            (entry, variable)
+            for entry, variable in zip(self.plan, self.held, strict=True)
+            if id(variable) in variables
+        ]
+        plan = DecayPlan(
+            (entry for entry, _ in pairs), self.plan.guidelines, self.plan.weight_decay
+        )
+        return plan, {entry.path: variable for entry, variable in pairs}
+
+
+class Given(Noted):
+    """The factors that an optimizer of `keras_gamma.optimizers` was made with (`decay=plan`)."""
+
+    is_in_config = True
+
+
+class OptimizerRecord(Noted):
     """Stands in for two methods of one optimizer, and remembers the plan that is on it.
 
     Args:
@@ -44,9 +77,8 @@ class OptimizerRecord:
         plan: DecayPlan,
         variables: Sequence[keras.Variable],
     ) -> None:
+        super().__init__(plan, variables)
         self._optimizer = weakref.ref(optimizer)
-        self.plan = plan
-        self.held = tuple(variables)
         self._teller = Teller()
 
     @property
@@ -54,18 +86,6 @@ class OptimizerRecord:
         optimizer = self._optimizer()
         assert optimizer is not None, "its methods are reached through the optimizer alone"
         return optimizer
-
-    def restricted(self, variables: Collection[int]) -> tuple[DecayPlan, dict[str, keras.Variable]]:
-        """What the plan says of some variables, given by their ids, and the variable of each."""
-        pairs = [
-            (entry, variable)
-            for entry, variable in zip(self.plan, self.held, strict=True)
-            if id(variable) in variables
-        ]
-        plan = DecayPlan(
-            (entry for entry, _ in pairs), self.plan.guidelines, self.plan.weight_decay
-        )
-        return plan, {entry.path: variable for entry, variable in pairs}
 
     def changed(self) -> list[str]:
         """The paths of the variables that the optimizer treats otherwise by now."""
@@ -169,7 +189,7 @@ def remember(
     merged = DecayPlan(entries, plan.guidelines, plan.weight_decay)
     record = OptimizerRecord(optimizer, merged, kept)
     hook(optimizer, record, _METHODS)
-    _note_on_layers(model, record)
+    note_on_layers(model, record)
 
 
 def replace(
@@ -191,14 +211,19 @@ def replace(
     if model is not None:
         layer_records.forget_spared(model, old)
         if new is not None:
-            _note_on_layers(model, new)
+            note_on_layers(model, new)
     return was_on_it
 
 
-def _note_on_layers(model: keras.Layer, record: OptimizerRecord) -> None:
-    pairs = zip(record.plan, record.held, strict=True)
+def note_on_layers(model: keras.Layer, noted: Noted) -> bool:
+    """Lets the layers of `model` that own the variables know, should another optimizer come.
+
+    Returns:
+        Whether there is one.
+    """
+    pairs = zip(noted.plan, noted.held, strict=True)
     factors = {id(variable): entry.factor for entry, variable in pairs}
-    layer_records.remember_spared(model, factors, record)
+    return layer_records.remember_spared(model, factors, noted)
 
 
 def below(model: keras.Layer) -> list[tuple[DecayPlan, dict[str, keras.Variable]]]:
@@ -207,7 +232,7 @@ def below(model: keras.Layer) -> list[tuple[DecayPlan, dict[str, keras.Variable]
     Returns:
         Pairs of a plan, without what is not in `model`, and the variable of each of its paths.
     """
-    kept: dict[OptimizerRecord, set[int]] = {}
+    kept: dict[Noted, set[int]] = {}
     for record in layer_records.below(model):
         for spared in record.spared.values():
             kept.setdefault(spared.source, set()).add(id(spared.variable))

@@ -17,7 +17,8 @@ from typing import Any
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import places
+from keras_gamma.decay import given, places
+from keras_gamma.decay.decay_plan import DecayPlan
 from keras_gamma.decay.units import check_strength
 
 
@@ -27,8 +28,11 @@ class _Decay:
     An object of its own, for TensorFlow's optimizers wrap plain dicts and lists.
     """
 
-    def __init__(self, factors: dict[str, float] | None) -> None:
-        self.factors = factors
+    def __init__(self, decay: Any) -> None:
+        self.factors = _check(decay)
+        self.plan: DecayPlan | None = None
+        if isinstance(decay, DecayPlan):  # A plain one: what is put onto an optimizer knows models.
+            self.plan = DecayPlan(decay, decay.guidelines, decay.weight_decay)
         self.resolved: list[float] | None = None  # In the order of the optimizer's variables.
 
 
@@ -44,7 +48,8 @@ class DecayByPath(_keras.WeightDecayHook):
 
     def __init__(self, *args: Any, decay: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._decay = _Decay(_check(decay))
+        self._decay = _Decay(decay)
+        self._noted = given.Notes()
 
     @property
     def decay(self) -> dict[str, float] | None:
@@ -62,15 +67,25 @@ class DecayByPath(_keras.WeightDecayHook):
             ValueError: if the optimizer is built and a variable of its has no factor. The factors
                 then stay as they were.
         """
-        new = _Decay(_check(decay))
+        new = _Decay(decay)
         if self.built:
             new.resolved = _resolve(new.factors, _keras.variables_of(self), self.name)
         self._decay = new
+        self._note()
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         resolved = _resolve(self._decay.factors, variables, self.name)
         super().build(list(variables))
         self._decay.resolved = resolved
+        self._note()
+
+    def _note(self) -> None:
+        """Lets the layers know whose variables these are, should another optimizer come."""
+        own, factors = self._decay, self._decay.resolved
+        described = None
+        if factors is not None:
+            described = given.describe(own.plan, factors, _keras.variables_of(self))
+        self._noted.renew(self, described)
 
     def decay_variables(
         self, variables: Sequence[Any], keras_decay: Callable[[list[Any]], None]
@@ -79,6 +94,8 @@ class DecayByPath(_keras.WeightDecayHook):
         if self._decay.resolved is None:
             keras_decay(list(variables))
             return
+        if not self._noted.is_settled:  # It was built by hand.
+            self._note()
         groups = collections.defaultdict(list)
         for variable in variables:
             factor = self.factor(variable)

@@ -87,6 +87,21 @@ class Caller(NamedTuple):
         return cls(trainer, archive, State(()) if trainer is None else State.of(trainer))
 
 
+def tell_left_out(model: keras.Model, variables: Sequence[keras.Variable]) -> None:
+    """Warns that the training step of `model` does not add the penalties on `variables`."""
+    text = left_out(model, [variable.path for variable in variables])
+    warnings.warn(f"{text[0].upper()}{text[1:]}.", DecisionNotKept, stacklevel=5)
+
+
+def left_out(model: keras.Model, paths: Sequence[str]) -> str:
+    """That the training step of `model` does not add the penalties on the variables of `paths`."""
+    return (
+        f"the training step of {type(model).__name__} {model.name!r} never asked for its losses, "
+        f"so that the L2 penalties do not act ({_list(paths)}). Add sum(self.losses) to the loss "
+        "in its train_step, or in its compute_loss"
+    )
+
+
 def _acted_on(
     model: keras.Model, penalized: Sequence[keras.Variable], withheld: Sequence[keras.Variable]
 ) -> list[tuple[Any, list[str], list[str], list[str]]]:
@@ -107,9 +122,16 @@ def _acted_on(
             )
             known = has_factors(part) and part.decay is not None
             lost = [] if known else [v for v in lost if id(v) not in decided]
-            groups = ([v.path for v in group] for group in (twice, lost, dropped))
+            groups = (_paths(trained, group) for group in (twice, lost, dropped))
             found.append((part, *groups))
     return found
+
+
+def _paths(order: Sequence[keras.Variable], variables: Iterable[keras.Variable]) -> list[str]:
+    """The paths of `variables`, in the order in which the model has them."""
+    wanted = {id(variable): variable.path for variable in variables}
+    first = [wanted.pop(id(variable)) for variable in order if id(variable) in wanted]
+    return first + list(wanted.values())
 
 
 def _is_sole(optimizer: Any, model: keras.Model) -> bool:
@@ -145,7 +167,7 @@ def _tell_not_spared(optimizer: Any, model: keras.Model, paths: Sequence[str]) -
         f"spare: {_list(paths)}. An exclude list belongs to one optimizer, and a new one begins "
         "without. Call exclude_from_weight_decay(model.optimizer, model) after model.compile, or "
         f"compile with keras_gamma.optimizers and decay=plan; if {name} is to decay them, take "
-        "the earlier decision back with plan.remove().",
+        "the earlier decision back with plan.remove(), or set_decay(None) of that optimizer.",
         DecisionNotKept,
         stacklevel=5,
     )

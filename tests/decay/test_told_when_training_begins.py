@@ -141,14 +141,16 @@ def test_nothing_is_told_where_nothing_is_wrong():
     inner = roads.base()
     plan = exclude_from_weight_decay(adamw(), inner, guidelines="none")
     model = roads.with_head(inner)
+    given = keras_gamma.optimizers.AdamW(decay=keras_gamma.plan_weight_decay(model))
     with told() as found:
         for optimizer in (
             keras.optimizers.Adam(),
-            keras_gamma.optimizers.AdamW(decay=keras_gamma.plan_weight_decay(model)),
+            given,
             keras.optimizers.AdamW(weight_decay=0.0),
         ):
             model.compile(optimizer, "mse")
             model.fit(*data(), verbose=0)
+        given.set_decay(None)
         inner.trainable = False
         model.compile(adamw(), "mse")
         model.fit(*data(), verbose=0)
@@ -193,6 +195,78 @@ def test_keras_own_list_replaces_what_was_on_it():
     model.compile(optimizer, "mse", run_eagerly=True)
     with told() as found:
         model.fit(*data("inner"), verbose=0)
+    assert not found
+
+
+def ours(plan, **kwargs):
+    return keras_gamma.optimizers.AdamW(1e-3, weight_decay=0.1, decay=plan, **kwargs)
+
+
+def saved_by_keras(model, folder):
+    model.save(folder / "m.keras")
+    return keras.models.load_model(folder / "m.keras")
+
+
+@pytest.mark.parametrize("given", [lambda plan: plan, lambda plan: plan.factors()])
+def test_what_an_optimizer_was_made_with_is_missed_by_the_next_one(given):
+    """`decay=plan` of an optimizer of ours, and then a `compile` with one of Keras."""
+    model = roads.with_head(roads.base())
+    plan = keras_gamma.plan_weight_decay(model, guidelines="none")
+    model.compile(ours(given(plan)), "mse", run_eagerly=True)
+    with told() as found:
+        model.fit(*data(), verbose=0)
+    assert not found
+    model.compile(adamw(), "mse", run_eagerly=True)
+    with told() as found:
+        model.fit(*data(), verbose=0)
+        model.fit(*data(), verbose=0)
+    assert len(found) == 1 and re.search(r"gamma.*exclude_from_weight_decay", found[0])
+    wrong = keras_gamma.audit(model)
+    assert any("built_in/gamma" in one for one in wrong.disagreements)
+    everything = dict.fromkeys(plan.factors(), 1.0)
+    model.compile(ours(everything), "mse", run_eagerly=True)
+    assert keras_gamma.audit(model).answer != "no"  # What acts now holds, built or not.
+    with told() as found:
+        model.fit(*data(), verbose=0)
+    assert not found and keras_gamma.audit(model).answer != "no"
+
+
+@pytest.mark.parametrize("how", ["loaded", "built by hand", "inside another", "without factors"])
+def test_whoever_builds_an_optimizer_with_factors(how, tmp_path):
+    model = roads.with_head(roads.base())
+    first = ours(keras_gamma.plan_weight_decay(model, guidelines="none"))
+    if how == "built by hand":
+        first.build(model.trainable_variables)
+    if how == "inside another":
+        first = keras.optimizers.LossScaleOptimizer(first)
+    model.compile(first, roads.loss(), run_eagerly=True)
+    if how == "loaded":
+        model.optimizer.build(model.trainable_variables)
+        model = saved_by_keras(model, tmp_path)
+    else:
+        model.fit(*data(), verbose=0)
+    with told() as found:
+        model.save_weights(tmp_path / "m.weights.h5")  # The next run makes its own optimizer.
+    assert not found
+    model.compile(ours(None) if how == "without factors" else adamw(), "mse", run_eagerly=True)
+    with told() as found:
+        model.fit(*data(), verbose=0)
+    assert len(found) == 1 and "told to spare" in found[0]
+
+
+def test_factors_that_are_taken_back_are_not_missed():
+    model = roads.with_head(roads.base())
+    plan = keras_gamma.plan_weight_decay(model, guidelines="none")
+    first = ours(plan)
+    model.compile(first, "mse", run_eagerly=True)
+    model.fit(*data(), verbose=0)
+    applied = exclude_from_weight_decay(first, model, guidelines="none", biases=False)
+    applied.remove()  # Back to those of before.
+    assert first.decay == plan.factors()
+    first.set_decay(dict.fromkeys(plan.factors(), 1.0))
+    model.compile(adamw(), "mse", run_eagerly=True)
+    with told() as found:
+        model.fit(*data(), verbose=0)
     assert not found
 
 
