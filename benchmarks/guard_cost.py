@@ -2,8 +2,10 @@
 
     python benchmarks/guard_cost.py     # about four minutes on two CPU cores
 
-Prints the median ratio of one epoch with the guard to one without, and the time inside the guard in
-steps. It is the processor's time, of all threads: other work on the machine does not count. In a
+Prints the ratio of the median epoch with the guard to the median one without (in brackets the
+quartiles of the ratios within a round), and the time inside the guard in steps. All of it is the
+processor's time, of all threads: what other processes take does not count. "without, again" is
+what two contenders that are alike differ by. In a
 first `fit` the guard comes before the step is traced, so each epoch is one of a step
 that was traced already; it looks at the same things.
 """
@@ -83,10 +85,15 @@ def main(argv: Sequence[str]) -> None:
         interleave(contenders, 1)
         spent.clear()
         seconds = interleave(contenders, _ROUNDS.value)
-        step = float(np.median(seconds["without"])) / steps
-        print(f"{decay}: {steps} steps of {1000 * step:.1f} ms, {len(model.trainable_variables)} v")
+        base = float(np.median(seconds["without"]))
+        step = base / steps
+        print(
+            f"{decay}: {_ROUNDS.value} rounds, {steps} steps of {1000 * step:.1f} ms of the "
+            f"processor, {len(model.trainable_variables)} trainable variables"
+        )
         for name, found in seconds.items():
-            middle, low, high = ratio(found, seconds["without"])
+            _, low, high = ratio(found, seconds["without"])
+            middle = float(np.median(found)) / base
             print(f"  {name:16} ×{middle:.3f} ({low:.3f}–{high:.3f})")
         print(
             f"  inside the guard: {1000 * np.median(spent):.0f} ms, {np.median(spent) / step:.1f} "

@@ -14,6 +14,7 @@ from keras_gamma._keras.optimizers import copy_exclusions as copy_exclusions
 from keras_gamma._keras.optimizers import exclude as exclude
 from keras_gamma._keras.optimizers import gradients_added_first as gradients_added_first
 from keras_gamma._keras.optimizers import is_decayed as is_decayed
+from keras_gamma._keras.optimizers import listed as listed
 from keras_gamma._keras.optimizers import path_of as path_of
 from keras_gamma._keras.optimizers import stand_in as stand_in
 from keras_gamma._keras.optimizers import variables_of as variables_of

@@ -11,7 +11,7 @@ Private names used here, and why there is no public way:
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -42,6 +42,13 @@ def exclude(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Var
     names = None if pattern is None else [pattern.pattern]
     optimizer.exclude_from_weight_decay(var_list=list(variables), var_names=names)
     optimizer._exclude_from_weight_decay = before | optimizer._exclude_from_weight_decay
+
+
+def listed(optimizer: keras.optimizers.Optimizer) -> Hashable:
+    """What is on an optimizer's exclude list now: something to compare with later."""
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    variables = frozenset(getattr(optimizer, "_exclude_from_weight_decay", ()))
+    return variables, None if pattern is None else pattern.pattern
 
 
 def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import keras
@@ -64,14 +64,28 @@ def check(model: keras.Model, records: Iterable[Record]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Which optimizers a model had, and of which it was known what they update."""
+    """Which optimizers a model had, what was known of them, and what each of them spared."""
 
-    optimizers: tuple[tuple[weakref.ref[Any], bool], ...]
+    optimizers: tuple[tuple[weakref.ref[Any], bool, tuple[Hashable, ...]], ...]
 
     @classmethod
     def of(cls, model: keras.Model) -> State:
-        found = _keras.optimizers_of(model)
-        return cls(tuple((weakref.ref(one), _is_sole(one, model) or one.built) for one in found))
+        return cls(
+            tuple(
+                (
+                    weakref.ref(one),
+                    _is_sole(one, model) or one.built,
+                    tuple((_keras.listed(part), _decays(part)) for part in parts(one)),
+                )
+                for one in _keras.optimizers_of(model)
+            )
+        )
+
+
+def _decays(optimizer: Any) -> bool:
+    """Whether it may decay anything; asked in each forward pass, so no value is fetched."""
+    found = (getattr(optimizer, name, None) for name in shrinkage.STRENGTHS)
+    return any(not isinstance(v, (int, float)) or v != 0 for v in found if v is not None)
 
 
 class Caller(NamedTuple):

@@ -198,6 +198,40 @@ def test_keras_own_list_replaces_what_was_on_it():
     assert not found
 
 
+def test_a_list_that_is_replaced_after_training():
+    """The same optimizer, compiled anew: what was found out of it before is of no use."""
+    model = roads.base()
+    optimizer = adamw()
+    exclude_from_weight_decay(optimizer, model, guidelines="none")
+    model.compile(optimizer, "mse", run_eagerly=True)
+    with told() as found:
+        model.fit(*data("inner"), verbose=0)
+    assert not found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer.exclude_from_weight_decay(var_names=["bias"])  # Refused in vain, see Keras.
+    model.compile(optimizer, "mse", run_eagerly=True)
+    with told() as found:
+        model.fit(*data("inner"), verbose=0)
+        model.fit(*data("inner"), verbose=0)
+    assert len(found) == 1 and "was replaced" in found[0]
+
+
+def test_a_strength_that_is_set_after_training():
+    model = roads.base()
+    apply_guidelines(model, l2=0.125)
+    model.compile(keras.optimizers.AdamW(weight_decay=0.0), "mse", run_eagerly=True)
+    with told() as found:
+        model.fit(*data("inner"), verbose=0)
+    assert not found
+    model.optimizer.weight_decay = 0.1
+    with told() as found:
+        model.fit(*data("inner"), verbose=0)
+        model.optimizer.weight_decay = 0.2  # Its value is no news.
+        model.fit(*data("inner"), verbose=0)
+    assert len(found) == 1 and "counted twice" in found[0]
+
+
 def ours(plan, **kwargs):
     return keras_gamma.optimizers.AdamW(1e-3, weight_decay=0.1, decay=plan, **kwargs)
 
