@@ -2,11 +2,14 @@
 
 from tests.models import (
     role_cases_attention,
+    role_cases_classes,
     role_cases_conv,
     role_cases_custom,
     role_cases_designs,
     role_cases_families,
     role_cases_inner,
+    role_cases_sequences,
+    role_cases_vision,
     role_cases_written_out,
 )
 
@@ -18,6 +21,9 @@ CASES = [
     *role_cases_inner.CASES,
     *role_cases_designs.CASES,
     *role_cases_families.CASES,
+    *role_cases_vision.CASES,
+    *role_cases_sequences.CASES,
+    *role_cases_classes.CASES,
 ]
 BY_NAME = {case.name: case for case in CASES}
 assert len(BY_NAME) == len(CASES), "the names of the cases must differ"
@@ -110,5 +116,7 @@ FLAT_TOO = {
 NOT_FLAT |= {case.name for case in role_cases_inner.CASES} - FLAT_TOO
 NOT_FLAT |= {case.name for case in role_cases_designs.CASES} - FLAT_TOO
 NOT_FLAT |= {case.name for case in role_cases_families.CASES}
+for more in (role_cases_vision, role_cases_sequences, role_cases_classes):
+    NOT_FLAT |= {case.name for case in more.CASES}
 assert BY_NAME.keys() >= NOT_FLAT
 FLAT = [case for case in CASES if case.name not in NOT_FLAT]
