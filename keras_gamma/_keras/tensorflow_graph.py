@@ -60,9 +60,22 @@ class GraphOperation:
             size = operation.get_attr(many)
             size = size if isinstance(size, int) else len(size)
             arguments[name], given = given[:size], given[size:]
+        # Likewise some attributes: Squeeze's `squeeze_dims` is its function's `axis`.
+        inferred = {
+            one
+            for argument in operation.op_def.input_arg
+            for one in (argument.type_attr, argument.number_attr, argument.type_list_attr)
+        }
+        renamed = iter(
+            [
+                attribute.name
+                for attribute in operation.op_def.attr
+                if attribute.name not in inferred and attribute.name not in names
+            ]
+        )
         for name in names:
             if name not in arguments:
-                arguments[name] = operation.get_attr(name)
+                arguments[name] = operation.get_attr(name if name in attributes else next(renamed))
         arguments = {
             name: [_number(v) for v in value] if isinstance(value, list) else _number(value)
             for name, value in arguments.items()

@@ -135,6 +135,9 @@ def _read(sweep: Sweep, sums: Sums, norm: int, place: int, finding: Finding) -> 
 def _read_sum(sweep: Sweep, sums: Sums, norm: int, place: int, finding: Finding) -> tuple[str, str]:
     """What a sum says to which something else is added."""
     number = finding.tensor
+    if number not in sums.found:  # Its values do not follow the inputs: zeros, say.
+        label = repr(sweep.tensors[number].label)
+        return "constant", f"These inputs let nothing of it through {label}: it cannot be told."
     if sums.is_sum_of_logits(number):
         label = repr(sweep.tensors[number].label)
         ends = "weighed" if sums.is_absorbed_behind(number) else "temperature"

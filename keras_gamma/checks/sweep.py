@@ -232,6 +232,10 @@ class _Runner:
             if facts.how is Combination.SUM:
                 for place in places:
                     self._result.passed[place].append(first)
+            if facts.is_hidden:
+                for place in places:
+                    found = Finding(Event.CLOSED, first, max(dict(pattern).values()))
+                    self._result.findings[place].append(found)
         return after
 
 
@@ -251,7 +255,9 @@ class _Step:
         kinds = {graph.nodes[n].kind for n in visit.step.numbers if n is not None}
         self.is_norm = Kind.NORM in kinds
         self.is_closed = Kind.OPAQUE in kinds
-        if self.is_closed:
+        # What holds no numbers, but may be read by later steps: a list of tensors.
+        self.is_hidden = self.is_closed and not any(map(is_float, visit.outputs.values()))
+        if self.is_closed and not self.is_hidden:
             self._leave_out_what_does_not_matter()
         self.has_weights = visit.step.is_weighted
         for tensor in self.sources:

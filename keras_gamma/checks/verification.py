@@ -247,16 +247,17 @@ def _measure(
             arrays = _arrays(network.inputs, inputs, random, limit, limit == limits[0])
             with progress.bar(len(network.steps), verbose) as track:
                 seen = sweep(network, arrays, seed, track)
-            sums = Sums(seen.tensors)
-            return {
-                key: claims.combine(claims.measure(seen, sums, place) for place in calls)
-                for key, calls in places.items()
-            }
         except Exception as error:
             text = " ".join(str(error).split())[:160]
             why = why or (
                 f"The model could not be run step by step: {type(error).__name__}: {text}"
             )
+            continue
+        sums = Sums(seen.tensors)
+        return {
+            key: claims.combine(claims.measure(seen, sums, place) for place in calls)
+            for key, calls in places.items()
+        }
     return dict.fromkeys(places, Measured(None, why))
 
 

@@ -129,10 +129,14 @@ def own_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
 
 
 def _scale_candidates(layer: keras.Layer) -> list[str]:
-    """Names of the variables that may be the scale, the likeliest first."""
-    names = [k for k, v in own_variables(layer).items() if v.trainable and len(v.shape) > 0]
+    """Names of the variables that may be the scale, the likeliest first; single numbers last."""
+    variables = {k: v for k, v in own_variables(layer).items() if v.trainable}
     rank = {name: i for i, name in enumerate((*_SCALE_NAMES, None, *SHIFT_NAMES))}
-    return sorted(names, key=lambda name: rank.get(name.lstrip("_"), rank[None]))
+
+    def order(name: str) -> tuple[bool, int]:
+        return not variables[name].shape, rank.get(name.lstrip("_"), rank[None])
+
+    return sorted(variables, key=order)
 
 
 def looks_like_normalization(layer: keras.Layer) -> bool:
@@ -240,7 +244,9 @@ def _probe_at(layer: keras.Layer, shape: tuple[int, ...]) -> Normalization | Non
             values = [(getattr(layer, name), value)]
             if same(run(x, values), run(other, values)):
                 return Normalization(kind, name, neutral)
-    return Normalization(kind, scale=None) if not candidates else None
+    # A single number that is no scale may be a learned ε.
+    has_scale = any(getattr(layer, name).shape for name in candidates)
+    return None if has_scale else Normalization(kind, scale=None)
 
 
 def _takes_training(layer: keras.Layer) -> bool:

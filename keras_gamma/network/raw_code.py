@@ -11,7 +11,7 @@ import keras
 from keras import tree
 
 from keras_gamma._keras import backends
-from keras_gamma.network import operations
+from keras_gamma.network import operations, tensor_lists
 from keras_gamma.network.graph import Kind
 from keras_gamma.network.symbols import symbol, symbols_in
 from keras_gamma.network.writing import Writer
@@ -90,6 +90,10 @@ class RawCode:
         if all(output.name in self._symbols for output in operation.outputs):
             return
         inputs = tuple(self._symbols[source.name] for source in operation.inputs)
+        if tensor_lists.is_about_lists(operation.type, inputs):
+            self._write_list(operation, inputs)
+            return
+        inputs = tuple(map(tensor_lists.as_input, inputs))
         if not symbols_in(list(inputs)):
             for output in operation.outputs:
                 self._symbols[output.name] = self._graph.constant(output)
@@ -106,6 +110,22 @@ class RawCode:
         self._writer.call(run, kind, inputs, {}, outputs, label or self._writer.label())
         for output, written in zip(operation.outputs, outputs, strict=True):
             self._symbols[output.name] = written
+
+    def _write_list(self, operation: Any, inputs: tuple[Any, ...]) -> None:
+        (output,) = operation.outputs
+        constant = self._graph.constant(output)
+        found: Any = tensor_lists.written(operation.type, inputs, constant)
+        if found is None and operation.type == "TensorListGetItem":
+            found = tensor_lists.item(inputs)
+        elif found is None:
+            items = tuple(inputs[0].whole())
+            if symbols_in(list(items)):
+                found = symbol(_shape(output), _dtype(output))
+                label = self._writer.label()
+                self._writer.call(tensor_lists.Stack(), Kind.LINEAR, items, {}, found, label)
+            else:
+                found = constant
+        self._symbols[output.name] = found
 
 
 def _dtype(tensor: Any) -> str:

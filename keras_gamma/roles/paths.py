@@ -58,7 +58,8 @@ class _Walk:
         self._joins = joins
         self._ends = Ends()
         self._modes: dict[int, dict[Mode, str]] = {}  # node -> mode -> label of the gate
-        self._arrived: dict[int, set[int]] = {}  # final sum -> operands reached
+        self._arrived: dict[int, set[int]] = {}  # final sum -> operands that it scales
+        self._weighed: dict[int, set[int]] = {}  # final sum -> operands that it only weighs
         self._heap: list[int] = []
 
     def visit(self, index: int, mode: Mode, label: str) -> None:
@@ -73,9 +74,9 @@ class _Walk:
         graph = self._graph
         while self._heap:
             index = heapq.heappop(self._heap)
-            if index in self._arrived and not self._passes(index):
-                self._ends.sums[index] = self._arrived[index]
-                self._modes[index].pop(Mode.SCALE, None)
+            is_end = index in self._arrived or index in self._weighed
+            if is_end and not self._passes(index):
+                self._end_at_sum(index)
             for mode, label in self._modes[index].items():
                 if index in graph.outputs:
                     self._end_at_output(index, mode, label)
@@ -84,10 +85,22 @@ class _Walk:
         return self._ends
 
     def _passes(self, final: int) -> bool:
-        """Whether γ scales the sum as a whole, so that its path goes on."""
+        """Whether γ acts on the sum as a whole, so that its path goes on.
+
+        Either it scales all operands, or it only weighs all of them: the difference of two
+        attention maps is one, too.
+        """
         join = self._joins[final]
-        whole = self._arrived[final] >= set(join.operands)
+        reached = self._arrived.get(final) or self._weighed.get(final, set())
+        whole = reached >= set(join.operands)
         return whole and (join.inner or bool(join.spread) or not join.residual)
+
+    def _end_at_sum(self, final: int) -> None:
+        if final in self._arrived:
+            self._ends.sums[final] = self._arrived[final]
+        modes = self._modes[final]
+        self._ends.weighed += [label for mode, label in modes.items() if mode not in _SCALING]
+        modes.clear()
 
     def _end_at_output(self, index: int, mode: Mode, label: str) -> None:
         if mode is Mode.WEIGHED:
@@ -125,12 +138,11 @@ class _Walk:
             self._ends.inexact.append(label)
 
     def _add(self, current: int, reader: int, mode: Mode, label: str) -> None:
-        if mode not in _SCALING:
-            self._ends.weighed.append(label)
-            return
         final = final_sum(self._joins, reader)
-        self._arrived.setdefault(final, set()).add(current)
-        self.visit(final, Mode.SCALE, "")
+        scales = mode in _SCALING
+        reached = self._arrived if scales else self._weighed
+        reached.setdefault(final, set()).add(current)
+        self.visit(final, *((Mode.SCALE, "") if scales else (mode, label)))
 
     def _attend(self, current: int, reader: int, mode: Mode, label: str) -> None:
         node = self._graph.nodes[reader]

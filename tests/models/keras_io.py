@@ -243,7 +243,57 @@ def caption_decoder():
     return keras.Model(x, CaptionDecoder()(x))
 
 
+class DeltaRule(layers.Layer):
+    """A recurrence that is unrolled by hand, and keeps what it yields in a `TensorArray`."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = layers.LayerNormalization(name="ln")
+        self.query, self.key, self.value, self.out = (layers.Dense(8) for _ in range(4))
+
+    def build(self, shape):
+        self.key_scale, self.value_scale = (
+            self.add_weight(name=name, shape=(8,), initializer="random_uniform")
+            for name in ("key_scale", "value_scale")
+        )
+
+    def call(self, x):
+        h = self.norm(x)
+        key = self.key(h) * self.key_scale
+        key = key * ops.rsqrt(ops.sum(ops.square(key), axis=-1, keepdims=True) + 1e-12)
+        query, value = self.query(h), self.value(h) * self.value_scale
+        state = tf.zeros((tf.shape(x)[0], 8, 8))
+        read = tf.TensorArray(tf.float32, size=x.shape[1])
+        for t in range(x.shape[1]):
+            state = 0.9 * state + value[:, t, :, None] * key[:, t, None, :]
+            read = read.write(t, tf.linalg.matvec(state, query[:, t]))
+        return x + self.out(tf.transpose(read.stack(), [1, 0, 2]))
+
+
+def delta_rule():
+    x = keras.Input((4, 8))
+    return keras.Model(x, layers.Dense(2)(layers.LayerNormalization(name="last")(DeltaRule()(x))))
+
+
+class Mapped(layers.Layer):
+    """A loop of TensorFlow's own, of which only the whole can be run."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = layers.LayerNormalization(name="ln")
+
+    def call(self, x):
+        return x + tf.map_fn(tf.nn.relu, self.norm(x))
+
+
+def mapped():
+    x = keras.Input((4, 8))
+    return keras.Model(x, layers.Dense(2)(Mapped()(x)))
+
+
 CASES = {
+    # The scale of the keys is absorbed by their own norm; that of the values is not.
+    "delta_rule": (delta_rule, None, {"ln": "residual_last", "last": "trunk"}),
     # The pre-norm stands in front of the queries alone.
     "caption_decoder": (
         caption_decoder,

@@ -485,7 +485,8 @@ CASES = [
         "set_transformer",
         set_transformer,
         {
-            "in_ln1": TRUNK,
+            # Its block lies in the branch of the next one: in_ln2 absorbs both operands.
+            "in_ln1": INTERIOR,
             "in_ln2": RESIDUAL_LAST,
             "out_ln1": TRUNK,
             "out_ln2": INTERIOR,

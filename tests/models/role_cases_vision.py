@@ -306,7 +306,7 @@ def discriminator():
     x = image()
     h = spectral(4)(x)
     y = spectral(6)(relu(ln(spectral(4)(h), "ln")))
-    h = layers.AveragePooling2D()(y) + layers.AveragePooling2D()(spectral(6, 1)(h))
+    h = layers.AveragePooling2D(2)(y) + layers.AveragePooling2D(2)(spectral(6, 1)(h))
     return keras.Model(x, classify(relu(h)))
 
 

@@ -3,13 +3,13 @@
 import keras
 import pytest
 
-from keras_gamma import find_roles
+from keras_gamma import find_roles, verify
 from keras_gamma.network import trace
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("raw TensorFlow code", allow_module_level=True)
 
-from tests.models.keras_io import CASES
+from tests.models.keras_io import CASES, delta_rule, mapped
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -19,3 +19,18 @@ def test_the_roles_are_those_by_hand(name):
     assert network.opaque == {}
     found = {gamma.layer.name: str(gamma.role) for gamma in find_roles(network)}
     assert found == expected
+
+
+def test_lists_of_tensors_are_read_item_by_item():
+    model = delta_rule()
+    report = find_roles(model)
+    scales = {note.path.rpartition("/")[2]: str(note.role) for note in report.notes if note.role}
+    assert scales == {"key_scale": "interior", "value_scale": "residual_last"}
+    assert verify(model, report).ok
+
+
+def test_what_goes_into_a_list_that_is_not_read_is_not_taken_for_unused():
+    [entry] = verify(mapped())
+    # Not "no output is computed from it", which would agree with "other".
+    assert str(entry.agreement) == "not testable"
+    assert "cannot be told" in entry.evidence

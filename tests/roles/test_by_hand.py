@@ -816,6 +816,36 @@ def absorbed_on_one_way_and_last_on_the_other(d):
     return d.add(x, d.conv(d.relu(h)), d.norm(d.mlp(h), "post"))
 
 
+# --- what only weighs --------------------------------------------------------
+
+
+@draws(ln="interior", post="residual_last")
+def the_difference_of_two_softmaxes_weighs(d):
+    """Both maps follow γ; what they weigh is absorbed."""
+    x = d.input()
+    h = d.norm(x, "ln")
+    q, k, r, v = (d.conv(h) for _ in range(4))
+    weights = d.add(d.softmax(d.times(q, k)), d.factor(d.softmax(d.times(r, k)), learned=True))
+    return d.add(x, d.conv(d.norm(d.times(weights, v), "post")))
+
+
+@draws(ln="other", post="residual_last")
+def a_sum_of_which_one_map_follows(d):
+    """The other map does not: how the sum weighs follows γ in part."""
+    x, c = d.input(), d.input()
+    h = d.norm(x, "ln")
+    weights = d.add(d.softmax(d.times(d.conv(h), d.conv(h))), d.softmax(c))
+    return d.add(x, d.conv(d.norm(d.times(weights, d.conv(x)), "post")))
+
+
+@draws(gn="interior", post="residual_last")
+def a_gate_of_its_own_in_front_of_an_inner_join(d):
+    x = d.input()
+    h = d.norm(d.conv(x), "gn")
+    h = d.times(d.conv(h), d.sigmoid(d.conv(h)))
+    return d.add(x, d.conv(d.norm(d.add(h, d.mlp(h)), "post")))
+
+
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_the_roles_are_those_by_hand(name):
     draw, expected = DRAWINGS[name]
