@@ -11,10 +11,15 @@ from keras_gamma.checks import intentions, traced
 from keras_gamma.checks.audit_report import Audit, AuditEntry
 from keras_gamma.checks.effects import Effect, effects
 from keras_gamma.checks.intentions import Wish
+from keras_gamma.network import Network
 
 
 def audit(
-    model: keras.Model, plan: Any = None, *, guidelines: Any = None, inputs: Any = None
+    model: keras.Model | Network,
+    plan: Any = None,
+    *,
+    guidelines: Any = None,
+    inputs: Any = None,
 ) -> Audit:
     """Measures what really shrinks each trainable variable, and compares it with the plan.
 
@@ -31,7 +36,8 @@ def audit(
     answer is then "could not tell", never "yes".
 
     Args:
-        model: a built `keras.Model`, best compiled.
+        model: a built `keras.Model`, best compiled; or its `Network`, whose roles count where
+            there is no plan: those that `measure` has told of code that stays closed, too.
         plan: what to compare with: a `GammaPlan`, a `DecayPlan`, or a list of both. By default,
             the plans that were applied to the model (`apply_guidelines`,
             `exclude_from_weight_decay`, the `decay` of an optimizer of `keras_gamma.optimizers`),
@@ -64,6 +70,9 @@ def audit(
     >>> keras_gamma.audit(model).disagreements[0]
     'ln/gamma: weight decay takes off 0.1, but the plan says that it is not decayed'
     """
+    whole = model
+    if isinstance(model, Network):
+        model = model.model
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a Keras model. Received: {model!r} (of type {type(model)})")
     if plan is not None and guidelines is not None:
@@ -78,7 +87,7 @@ def audit(
     if plans:
         wanted, problems = intentions.by_plans(model, plans, measured)
     else:
-        wanted = intentions.by_guidelines(model, guidelines, inputs)
+        wanted = intentions.by_guidelines(whole, guidelines, inputs)
     return report(model, measured, wanted, problems, traced.check_step(model))
 
 

@@ -16,6 +16,7 @@ from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.inner_optimizers import has_factors, parts
 from keras_gamma.decay.plan import GammaPlan
 from keras_gamma.decay.plan_entry import Decision
+from keras_gamma.network import Network
 from keras_gamma.roles.classification import Role
 from keras_gamma.roles.finding import find_roles
 
@@ -183,7 +184,7 @@ def by_plans(
     return dict(wanted), problems
 
 
-def by_guidelines(model: keras.Model, guidelines: Any, inputs: Any) -> dict[int, Wish]:
+def by_guidelines(model: keras.Model | Network, guidelines: Any, inputs: Any) -> dict[int, Wish]:
     """`Wish` for each trainable γ: whether it is to shrink, by whatever means."""
     guidelines = Guidelines.get(guidelines)
     wanted: dict[int, Wish] = {}

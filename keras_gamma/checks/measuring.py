@@ -8,6 +8,7 @@ import keras
 from keras_gamma.checks.claims import Agreement
 from keras_gamma.checks.verification import verify
 from keras_gamma.network import Network
+from keras_gamma.network.graph import Kind
 from keras_gamma.network.inputs import trace
 from keras_gamma.roles.classification import Role
 from keras_gamma.roles.finding import find_roles
@@ -48,7 +49,8 @@ def measure(
     [('norm/gamma', 'trunk')]
     """
     network = model if isinstance(model, Network) else trace(model, inputs, batch=2)
-    if not network.opaque:
+    # Of raw code that was opened, too, single operations may be unknown.
+    if not network.opaque and all(n.kind is not Kind.OPAQUE for n in network.graph.nodes):
         return network
     report = find_roles(network)
     told = {

@@ -30,8 +30,8 @@ class ClosedCode:
     def __init__(self, writer: Writer, layer: keras.Layer, cause: str) -> None:
         self._writer = writer
         self._layer = layer
-        name = f"{writer.label()!r} ({type(layer).__name__})"
-        self._reason = f"{name} could not be opened: {cause}"
+        self._name = writer.label()
+        self._reason = f"{self._name!r} ({type(layer).__name__}) could not be opened: {cause}"
         self._symbols: dict[int, Any] = {}  # id(tensor) -> what it stands for
         self._alive: list[Any] = []
         self._before: list[Any] = []  # symbolic tensors that raw code may have read
@@ -105,7 +105,7 @@ class ClosedCode:
                 kind = Kind.OPAQUE if "float" in dtype else None
                 before = tuple(self._before)
                 operation = _Made(self, before, place, leaf)
-                self._writer.call(operation, kind, before, {}, made, self._reason)
+                self._writer.call(operation, kind, before, {}, made, self._name, self._reason)
                 self._know(value, made)
             converted.append(self._symbols[id(value)])
         return tree.pack_sequence_as(structure, converted)

@@ -45,6 +45,7 @@ class Node(NamedTuple):
             scale (a sigmoid). Asked of nonlinear calls.
         constant: bool, whether it is computed from weights and constants alone.
         spread: tuple of those inputs that are spread over a larger one, for sums.
+        cause: why it could not be opened, in one sentence.
     """
 
     kind: Kind
@@ -57,6 +58,7 @@ class Node(NamedTuple):
     bounded: bool = False
     constant: bool = False
     spread: tuple[int, ...] = ()
+    cause: str = ""
 
 
 class Graph:

@@ -197,7 +197,7 @@ class Opener:
         name = self._writer.label()
         reason = f"{name!r} ({type(layer).__name__}) could not be opened: {cause}"
         self._recording.close(_layers.flatten_layers(layer), reason)
-        return self._writer.call(layer, Kind.OPAQUE, args, kwargs, outputs, reason)
+        return self._writer.call(layer, Kind.OPAQUE, args, kwargs, outputs, name, reason)
 
     def _on_held_data(
         self, layer: keras.Layer, args: Args, kwargs: Kwargs, call: Callable[..., Any]

@@ -104,10 +104,11 @@ class RawCode:
         run = self._graph.operation(operation, weighted)
         outputs = [symbol(_shape(o), _dtype(o)) for o in operation.outputs]
         kind = operations.kind_of_operation(run)
-        label = None
+        label, cause = self._writer.label(), ""
         if kind is Kind.OPAQUE:
-            label = f"{self._writer.label()!r}, an unknown operation ({operation.type})"
-        self._writer.call(run, kind, inputs, {}, outputs, label or self._writer.label())
+            cause = f"{label!r}, an unknown operation ({operation.type})"
+            label = f"{label}/{operation.type}"
+        self._writer.call(run, kind, inputs, {}, outputs, label, cause)
         for output, written in zip(operation.outputs, outputs, strict=True):
             self._symbols[output.name] = written
 

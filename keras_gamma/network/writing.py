@@ -122,6 +122,7 @@ class Writer:
         kwargs: Kwargs,
         outputs: Any,
         label: str | None = None,
+        cause: str = "",
     ) -> Any:
         """Writes a node for each tensor in `outputs`, and returns `outputs`."""
         recording = self.recording
@@ -138,6 +139,7 @@ class Writer:
             label = self.label(None if isinstance(operation, keras.Layer) else operation)
         group = self._group if call.kind is Kind.SUM else None
         more = self._traits(operation, call.kind, args, kwargs, outputs)
+        more["cause"] = cause
         for place, tensor in enumerate(symbols_in(outputs)):
             kind, power = call.kind, call.power
             if operations.name_of(operation) == "Moments":  # The mean, and the variance.

@@ -28,7 +28,7 @@ class Ends:
         outputs: numbers of outputs that it scales.
         sums: final sum -> its operands that it scales, for sums that its paths end at.
         absorbed: labels of normalizations that absorb it.
-        closed: labels of closed parts that it reaches.
+        closed: closed parts that it reaches, each with its cause.
         weighed: labels of softmaxes and gates through which it reaches a sum or an output.
         faded: labels of softmaxes and gates through which it reaches a normalization.
         inexact: labels of what passes a factor through only approximately.
@@ -115,7 +115,7 @@ class _Walk:
             case Kind.NORM:
                 self._end_at_norm(node, mode, label)
             case Kind.OPAQUE:
-                self._ends.closed.append(node.label)
+                self._ends.closed.append(node.cause or node.label)
             case Kind.SUM if reader in self._joins and not self._joins[reader].logits:
                 self._add(current, reader, mode, label)
             case Kind.ATTENTION:

@@ -16,6 +16,8 @@ from keras_gamma import (
     plan_weight_decay,
 )
 from keras_gamma._keras import names as _keras
+from keras_gamma.checks import measure
+from tests.models.role_parts import RawNumpy
 
 OPTIMIZERS = ["AdadeltaW", "AdafactorW", "AdagradW", "AdamW", "AdamaxW", "LambW", "LionW",
               "NadamW", "RMSpropW", "SGDW"]  # fmt: skip
@@ -248,6 +250,15 @@ def test_an_exclude_list_lost_by_saving(tmp_path):
     assert accused(audit(forgetful, plan)) == spared
     assert accused(audit(forgetful)) == {"final/gamma"}  # By the guidelines alone.
     assert audit(keras_gamma.load_model(tmp_path / "m.keras")).ok
+
+
+def test_a_measured_role_counts_where_the_network_is_handed_over():
+    x = keras.Input((6, 4))
+    y = RawNumpy()(layers.LayerNormalization(name="ln")(x))
+    model = keras.Model(x, layers.Add()([x, layers.Dense(4)(y)]))
+    model.compile("sgd", "mse")
+    assert audit(model).ok
+    assert accused(audit(measure(model))) == {"ln/gamma"}
 
 
 @pytest.mark.one_in(3)

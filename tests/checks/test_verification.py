@@ -13,6 +13,7 @@ from keras_gamma import Role, verify
 from keras_gamma.checks import measure
 from keras_gamma.checks.claims import Agreement, Measured, compare
 from tests.models.role_models import BY_NAME, CASES
+from tests.models.role_parts import RawNumpy
 from tests.models.wrong_before import CASES as BEFORE
 from tests.models.wrong_before import WRONG_BEFORE
 
@@ -203,6 +204,29 @@ def test_a_cast_or_cut_weight_is_a_weight():
     found = verify(model)
     assert [str(e.measured) for e in found] == ["interior", "residual_last", "trunk"]
     assert found.ok
+
+
+def in_numpy():
+    x = keras.Input((6, 8))
+    y = RawNumpy(name="secret")(layers.LayerNormalization(name="ln")(x))
+    return keras.Model(x, layers.Dense(2)(layers.Add()([x, layers.Dense(8)(y)])))
+
+
+def test_a_closed_part_goes_by_its_name_alone():
+    """Why it is closed stands in the report once, not in every sentence that names it."""
+    network = keras_gamma.network.trace(in_numpy(), batch=2)
+    [closed] = [node for node in network.graph.nodes if node.cause]
+    assert closed.label.partition("/")[0] == "secret"
+    assert len(closed.cause) > len(closed.label)
+    [first, *_] = keras_gamma.find_roles(network)
+    assert closed.cause in first.reason
+    assert all(closed.cause not in entry.evidence for entry in verify(network))
+
+
+def test_an_operation_that_nobody_knows_is_measured():
+    network = measure(in_numpy())
+    assert [str(g.role) for g in keras_gamma.find_roles(network)] == ["residual_last"]
+    assert [str(g.role) for g in keras_gamma.find_roles(in_numpy())] == ["other"]
 
 
 def test_another_choice_of_a_top_k_refutes_nothing():
