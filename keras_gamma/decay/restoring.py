@@ -136,6 +136,7 @@ def _read_optimizer(text: str, optimizer: Any) -> tuple[Any, DecayPlan, list[ker
         positions = _positions_by_path(plan, own)
     if not isinstance(positions, list) or len(positions) != len(plan):
         raise ValueError("malformed record: it has no position for each variable.")
+    positions = _in_the_order_of(own, plan, positions)
     entries, variables = [], []
     for entry, position in zip(plan, positions, strict=True):
         if position is None:  # It was frozen, or another optimizer's.
@@ -149,6 +150,25 @@ def _read_optimizer(text: str, optimizer: Any) -> tuple[Any, DecayPlan, list[ker
         entries.append(entry)
         variables.append(here)
     return optimizer, DecayPlan(entries, plan.guidelines, plan.weight_decay), variables
+
+
+def _in_the_order_of(own: list[keras.Variable], plan: DecayPlan, positions: list[Any]) -> list[Any]:
+    """The positions of the variables of a plan, if they came back in another order.
+
+    Keras may build them otherwise than they were built when they were saved: a layer in float8 has
+    its scales after its kernel, or before.
+    """
+    known = [(entry, one) for entry, one in zip(plan, positions, strict=True) if one is not None]
+    is_order = sorted(one for _, one in known if isinstance(one, int)) == list(range(len(own)))
+    if not is_order or all(places.is_renamed(e.path, own[one].path) for e, one in known):
+        return positions
+    numbers = {path: i for i, path in enumerate(places.unique_paths(own))}
+    if {entry.path for entry, _ in known} != set(numbers):
+        return positions
+    return [
+        None if one is None else numbers[entry.path]
+        for entry, one in zip(plan, positions, strict=True)
+    ]
 
 
 def _positions_by_path(plan: DecayPlan, own: list[keras.Variable]) -> list[int | None]:

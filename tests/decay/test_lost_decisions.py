@@ -418,3 +418,23 @@ def test_a_plan_of_a_gigabyte_is_refused_before_it_is_read(tmp_path):
 def test_a_folder_that_is_no_model(tmp_path):
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         load_model(tmp_path)
+
+
+def test_an_optimizer_whose_variables_come_back_in_another_order(tmp_path):
+    """A layer in float8 has its scales after its kernel, and before it once it is loaded."""
+    x = keras.Input((16,))
+    y = layers.Dense(16, name="fc")(layers.LayerNormalization(name="ln")(x))
+    model = keras.Model(x, y)
+    model.get_layer("fc").quantize("float8")
+    model.compile(keras.optimizers.AdamW(0.1, weight_decay=0.1), keras.losses.MeanSquaredError())
+    keras_gamma.exclude_from_weight_decay(model.optimizer, model, guidelines="none")
+    model.optimizer.build(model.trainable_variables)
+    before = [v.path for v in model.trainable_variables]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(tmp_path / "m.keras")
+        loaded = keras_gamma.load_model(tmp_path / "m.keras")
+    assert [v.path for v in loaded.trainable_variables] != before  # Else there is nothing to test.
+    spared = [e.path for e in keras_gamma.audit(loaded) if e.decoupled == 0.0]
+    assert {"ln/gamma", "ln/beta", "fc/bias"} <= set(spared)
+    assert "fc/kernel" not in spared
