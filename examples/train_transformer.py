@@ -49,6 +49,7 @@ from absl import flags
 from examples.cluster.settings import ClusterSettings
 from examples.core import settings, training
 from examples.core.cli import run_main
+from examples.core.memory import check_attention
 from examples.core.training_settings import RunSettings, TrainingSettings, read_training
 from examples.data.augmentation import AugmentationSettings
 from examples.models import transformer
@@ -121,17 +122,34 @@ def main(argv: Sequence[str]) -> None:
 
     def make_task() -> training.Task:
         if what.task == "lm":
+            check("--sequence_length", texts.sequence_length)
             build = partial(make_language_model, network, size)
             return TextTask(build, size, texts, train, how, images.dataset, images.eval_batch_size)
+        if words.max_tokens:
+            check("--max_tokens", words.max_tokens)
         if what.task == "classification":
             return ClassificationTask(partial(make_encoder, size), words, images, train, how)
         if what.task == "translation":
             return TranslationTask(partial(make_translator, size), size, words, images, train, how)
         shown = dataclasses.replace(images, dataset=images.dataset or "digits")
+        if images.image_size:
+            check("--image_size", (images.image_size // network.patch_size) ** 2)
         build_images = partial(make_classifier, network, size)
         return ImageTask(build_images, shown, train, how, augmentation)
 
-    training.run(how, train, settings.read(ClusterSettings), identity, make_task)
+    devices = settings.read(ClusterSettings)
+    many = devices.strategy in ("multi_worker", "tpu")  # Each takes a part of the batch.
+
+    def check(flag: str, tokens: int) -> None:
+        check_attention(
+            batch_size=1 if many else train.batch_size,
+            depth=size.depth,
+            heads=size.heads,
+            tokens=tokens,
+            flag=flag,
+        )
+
+    training.run(how, train, devices, identity, make_task)
 
 
 def idle(task: str) -> set[str]:

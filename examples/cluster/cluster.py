@@ -44,6 +44,24 @@ class Cluster:
         if keras.backend.backend() == "jax" and batches is not None:
             check_that_jax_can_share(batches, self.replicas)
 
+    def evaluated(self, batches: tf.data.Dataset | None) -> tf.data.Dataset | None:
+        """Returns the same examples in batches of which each replica gets as many.
+
+        From one that has more than others Keras cannot find out the shapes; only the last may.
+
+        Raises:
+            UsageError: there are fewer examples than replicas.
+        """
+        if batches is None or self.strategy is None or self.replicas == 1 or self.workers > 1:
+            return batches
+        rows = len(tf.nest.flatten(next(iter(batches)))[0])
+        if rows < self.replicas:
+            raise UsageError(
+                f"{rows} examples to validate on cannot be shared by {self.replicas} devices; "
+                "choose others with --validation_split"
+            )
+        return batches.rebatch(rows // self.replicas * self.replicas)
+
     def fit(
         self,
         model: keras.Model,

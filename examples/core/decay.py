@@ -2,16 +2,18 @@
 
 Coupled decay is an L2 penalty in the loss, in torch's units: `weight_decay` λ adds λw to the
 gradient of w, that is `λ/2 * sum(w**2)` to the loss. Decoupled decay is the optimizer's: w loses
-`learning_rate * λ * w` before each step. Either way kernels are all decayed; keras_gamma decides
-about γ; biases and β are left alone.
+`learning_rate * λ * w` before each step, or `learning_rate * λ * (w - w0)`. Either way kernels are
+all decayed; keras_gamma decides about γ; biases and β are left alone.
 """
 
+import re
 from functools import partial
 from typing import Any
 
 import keras
 
 import keras_gamma
+from examples.core.fine_tuning import HEAD
 from keras_gamma import Role, units
 from keras_gamma.decay import doses
 
@@ -57,7 +59,11 @@ def decay_gammas(
 
 
 def decide_decay(
-    model: keras.Model, kind: str, weight_decay: float, guidelines: keras_gamma.Guidelines
+    model: keras.Model,
+    kind: str,
+    weight_decay: float,
+    guidelines: keras_gamma.Guidelines,
+    decay_to: str = "zero",
 ) -> tuple[keras_gamma.GammaPlan | keras_gamma.DecayPlan, keras_gamma.DecayPlan | None]:
     """Sets coupled decay, or plans decoupled decay.
 
@@ -66,13 +72,21 @@ def decide_decay(
         kind: "coupled" or "decoupled".
         weight_decay: the strength, in the units of its kind.
         guidelines: which γ to decay.
+        decay_to: "zero", or "initial" (of decoupled decay): back to where all but the head are now.
 
     Returns:
         The plan to print and keep, and the plan for the optimizer (`None` if decay is coupled).
     """
     if kind == "coupled":
         return decay_gammas(model, weight_decay, guidelines), None
-    plan = keras_gamma.plan_weight_decay(model, guidelines=guidelines)
+    head = rf"(^|/){HEAD}/"
+    with_head = any(re.search(head, variable.path) for variable in model.trainable_variables)
+    plan = keras_gamma.plan_weight_decay(
+        model,
+        guidelines=guidelines,
+        decay_to=decay_to,
+        new=head if decay_to == "initial" and with_head else (),
+    )
     return plan, plan
 
 
@@ -84,6 +98,7 @@ def tell_dose(
     schedule: Any,
     steps: int,
     momentum: float,
+    decay_to: str = "zero",
 ) -> str:
     """What the run's decay alone would leave of the γ of each role, in words.
 
@@ -95,10 +110,13 @@ def tell_dose(
         schedule: from the number of a step to its learning rate.
         steps: of the whole run.
         momentum: of SGD.
+        decay_to: where it leads.
     """
     strengths = [(str(role), weight_decay * guidelines.factor(role)) for role in Role]
     if not any(strength for _, strength in strengths):
         return "Dose: no γ decays."
+    if decay_to == "initial":
+        return "Dose: none, since decay leads back to the start, and not to 0."
     if kind == "coupled" and optimizer != "sgd":
         return f"Dose: none can be told, since {optimizer} divides the L2 by √v."
     passes = momentum if kind == "coupled" else 0.0

@@ -178,7 +178,9 @@ def train(
         if settings.decay == "coupled":
             decay_kernels(model, settings.weight_decay)
         guidelines = keras_gamma.Guidelines.parse(settings.guidelines)
-        plan, for_optimizer = decide_decay(model, settings.decay, settings.weight_decay, guidelines)
+        plan, for_optimizer = decide_decay(
+            model, settings.decay, settings.weight_decay, guidelines, settings.decay_to
+        )
         print(plan)
         show_settings(folder)
         task.show()
@@ -281,6 +283,7 @@ def compile_model(
             schedule(),
             updates,
             settings.momentum,
+            settings.decay_to,
         )
     )
 
@@ -343,7 +346,7 @@ def fit(
                 steps_per_epoch=span.steps,
                 initial_epoch=span.first,
                 epochs=span.end,
-                validation_data=task.validation_batches(),
+                validation_data=cluster.evaluated(task.validation_batches()),
                 verbose=verbose,
                 callbacks=[
                     keras_gamma.callbacks.DecayGuard(plan),

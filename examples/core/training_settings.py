@@ -136,6 +136,12 @@ class TrainingSettings:
         "Coupled: L2 in the loss. Decoupled: by the optimizer (AdamW, arXiv:1711.05101).",
         choices=["coupled", "decoupled"],
     )
+    decay_to: str = setting(
+        "zero",
+        "Where decoupled decay leads: zero, or initial: back to where the run began, as L2-SP "
+        "(arXiv:1802.01483), for fine-tuning; the head decays to zero all the same.",
+        choices=["zero", "initial"],
+    )
     guidelines: str = setting(
         "paper",
         "Which γ to decay: paper, none, all, or role=factor pairs (residual_last=1,interior=0.5).",
@@ -168,6 +174,11 @@ def read_training(*, epochs: int, warmup: Callable[[int], float]) -> TrainingSet
     """
     typed = read(TrainingSettings, epochs=epochs)
     _refuse_idle(typed)
+    if typed.decay_to == "initial" and typed.decay == "coupled":
+        raise UsageError(
+            "--decay_to=initial needs --decay=decoupled: L2 in the loss would have to keep a copy "
+            "of every kernel in the model (with sgd, take --weight_decay / (1 - --momentum))"
+        )
     usual = warmup(typed.epochs) if typed.schedule == "cosine" else 0.0
     found = read(TrainingSettings, epochs=epochs, warmup_epochs=usual)
     if found.schedule != "cosine" and found.warmup_epochs:
@@ -196,3 +207,5 @@ def _refuse_idle(settings: TrainingSettings) -> None:
         refuse_idle(["mixed_precision_dtype"], "without --mixed_precision")
     if not settings.use_ema:
         refuse_idle(["ema_momentum"], "without --use_ema")
+    if not settings.weight_decay:
+        refuse_idle(["decay_to"], "with --weight_decay=0")

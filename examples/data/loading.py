@@ -7,15 +7,14 @@ the examples depends on it.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeAlias
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from examples.core.cli import UsageError
+from examples.core.memory import memory
 from examples.data import decoding
 from examples.data.preparing import available_splits, first_line, prepared, supervised_keys
 from examples.data.reading import Records, records_of
@@ -311,15 +310,6 @@ def to_uint8(image: tf.Tensor, size: tuple[int, int] | None) -> tf.Tensor:
     if size is not None:
         image = tf.image.resize(image, size, antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
-
-
-def memory() -> int:
-    """Returns the bytes of memory of this machine, or of the part of it that we may use."""
-    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        found = min(found, int(text))
-    return found
 
 
 def _told(name: str, size: int) -> str:

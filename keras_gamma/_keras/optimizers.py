@@ -5,6 +5,8 @@ Private names used here, and why there is no public way:
 * `Optimizer._apply_weight_decay`, `_use_weight_decay`, `_exclude_from_weight_decay`,
   `_exclude_from_weight_decay_pattern`, `_trainable_variables`: Keras' exclude list can be
   replaced, but neither read nor extended, and knows no strength per variable.
+* `tf.__internal__.distribute.interim.maybe_merge_call`: where Keras' own weight decay changes
+  variables of several replicas.
 * `Variable._path`, `Optimizer._var_key`: to try an optimizer on small stand-ins for variables.
 * `Optimizer._all_reduce_sum_gradients`: under `tf.distribute`, Keras adds the replicas' gradients
   up only after each replica has clipped its own, and has looked for overflow in its own.
@@ -90,6 +92,31 @@ def copy_exclusions(
         source._exclude_from_weight_decay_cache = before
     if spared:
         target.exclude_from_weight_decay(var_list=spared)
+
+
+def add_to_each(pairs: Iterable[tuple[Any, keras.Variable]], sign: float) -> None:
+    """Adds `sign` times the second variable of each pair to the first, within a step.
+
+    Args:
+        pairs: pairs of a Keras variable, or the one behind it in TensorFlow, and a Keras variable.
+        sign: 1 or −1.
+    """
+    pairs = list(pairs)
+    if keras.backend.backend() != "tensorflow":
+        for variable, other in pairs:
+            variable.assign(variable + sign * other)
+        return
+    import tensorflow as tf
+
+    def add(variable: Any, other: Any) -> None:
+        variable.assign_add(sign * other)
+
+    def add_all(strategy: Any) -> None:
+        for variable, other in pairs:
+            raw = variable.value if isinstance(variable, keras.Variable) else variable
+            strategy.extended.update(raw, add, args=(other.value,), group=False)
+
+    tf.__internal__.distribute.interim.maybe_merge_call(add_all, tf.distribute.get_strategy())
 
 
 class WeightDecayHook:

@@ -24,6 +24,7 @@ class Effect:
     Args:
         pull: float, the gradient of its penalty where γ = 1.
         decay: float, the share that weight decay takes off, by η; `None` if it was not measured.
+        to_start: bool, whether it is the share of the distance from where the variable started.
         strength: float, the same without exclusions and factors.
         why_not: string: why the decay was not measured.
         lost: string: what shrinks it on paper, but rounds to nothing in the variable's dtype.
@@ -31,6 +32,7 @@ class Effect:
 
     pull: float
     decay: float | None = None
+    to_start: bool = False
     strength: float = 0.0
     why_not: str = ""
     lost: str = ""
@@ -90,10 +92,11 @@ def _decayed(
         name = type(optimizer).__name__
         reason = f"{name} could not be tried out on a copy ({type(error).__name__}: {text})"
         return [dataclasses.replace(one, why_not=reason) for one in known]
-    taken, bare = [by_kind[kind] for kind in kinds], [strengths[kind] for kind in kinds]
-    lost = resolution.lost(optimizer, variables, [one.pull for one in known], taken)
+    taken, bare = [by_kind[kind] for kind in kinds], [strengths[kind].share for kind in kinds]
+    shares = [one.share for one in taken]
+    lost = resolution.lost(optimizer, variables, [one.pull for one in known], shares)
     return [
-        Effect(one.pull, decay, strength, "", loss)
+        Effect(one.pull, decay.share, decay.to_start, strength, "", loss)
         for one, decay, strength, loss in zip(known, taken, bare, lost, strict=True)
     ]
 
@@ -122,7 +125,8 @@ def _decay_key(optimizer: Any, variable: keras.Variable) -> Any:
     by_path = variable.path if hasattr(optimizer, "exclude_layers") else ""  # Muon's
     written_over = bool(getattr(variable, "overwrite_with_gradient", False))
     is_decayed = _keras.is_decayed(optimizer, variable)
-    return len(variable.shape), is_decayed, factor, by_path, written_over
+    to_start = has_factors(optimizer) and optimizer.leads_to_start(variable)
+    return len(variable.shape), is_decayed, factor, by_path, written_over, to_start
 
 
 def pull(variable: keras.Variable) -> float:

@@ -16,6 +16,7 @@ from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.inner_optimizers import has_factors, parts
 from keras_gamma.decay.plan import GammaPlan
 from keras_gamma.decay.plan_entry import Decision
+from keras_gamma.decay.targets import Target
 from keras_gamma.network import Network
 from keras_gamma.roles.classification import Role
 from keras_gamma.roles.finding import find_roles
@@ -31,6 +32,7 @@ class Wish:
     is_gamma: bool = False
     coupled: float | None = None
     decoupled: float | None = None
+    to_start: bool = False  # What weight decay leads to, where it acts.
     shrinks: bool | None = None  # By whatever means.
     unknown: bool = False
     was_frozen: bool = False  # When it was decided on; it is not, now.
@@ -45,7 +47,10 @@ class Wish:
         if self.coupled is not None:
             parts.append(f"coupled {self.coupled:.4g}" if self.coupled else "no penalty")
         if self.decoupled is not None:
-            parts.append(f"decoupled {self.decoupled:.4g}" if self.decoupled else "not decayed")
+            way = " to its start" if self.to_start else ""
+            parts.append(
+                f"decoupled {self.decoupled:.4g}{way}" if self.decoupled else "not decayed"
+            )
         return ", ".join(parts)
 
     def disagreements(self, effect: Effect) -> Iterator[str]:
@@ -70,6 +75,12 @@ class Wish:
         if self.decoupled is not None and decay is not None and not _close(decay, self.decoupled):
             says = f"it is {self.decoupled:.4g}" if self.decoupled else "it is not decayed"
             yield f"weight decay takes off {decay:.4g}, but the plan says that {says}"
+        elif decay and self.decoupled and effect.to_start != self.to_start:
+            ways = ["to 0", "to where it started"]
+            yield (
+                f"weight decay leads {ways[effect.to_start]}, but the plan says "
+                f"{ways[self.to_start]}"
+            )
         if effect.lost and (self.shrinks or self.coupled or self.decoupled):
             yield effect.lost
 
@@ -130,6 +141,7 @@ class _Factor(NamedTuple):
 
     path: str
     factor: float
+    to: Target
     role: Role | None = None
     kind: str = ""
 
@@ -145,7 +157,8 @@ def _factors(model: keras.Model) -> Plans:
     for one in [] if optimizer is None else parts(optimizer):
         if has_factors(one) and one.decay and optimizer_records.of(one) is None:
             own = dict(shrinkage.shared_out(optimizer, model.trainable_variables))[one]
-            lines = [(_Factor(v.path, one.factor(v)), v) for v in own]
+            ways = {False: Target.ZERO, True: Target.INITIAL}
+            lines = [(_Factor(v.path, one.factor(v), ways[one.leads_to_start(v)]), v) for v in own]
             found.append((_Factors(line for line, _ in lines), list(lines)))
     return found
 
@@ -208,7 +221,7 @@ def _add(wish: Wish, plan: Any, entry: Any, strength: float) -> None:
         return
     wish.role = wish.role or entry.role
     wish.is_gamma = wish.is_gamma or entry.kind in ("γ", "scale")
-    wish.decoupled = entry.factor * strength
+    wish.decoupled, wish.to_start = entry.factor * strength, entry.to is Target.INITIAL
 
 
 def _missing(plan: Any, entry: Any, model: keras.Model) -> Iterator[str]:

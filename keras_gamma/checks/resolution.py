@@ -113,9 +113,10 @@ def _stand_in(variable: keras.Variable) -> keras.Variable:
 def _decay_moves(optimizer: Any, variable: keras.Variable, rate: float) -> Callable[[float], bool]:
     """A function of a factor on the strength: whether one step without gradient moves anything."""
     made, stand_in = shrinkage.copy(optimizer, rate), _stand_in(variable)
+    start = keras.ops.convert_to_numpy(stand_in)
+    stand_in.assign(0.0 * start)  # Decay may lead back to where it was when it was built.
     made.build([stand_in])
     _keras.copy_exclusions(optimizer, made, [(variable, stand_in)])
-    start = keras.ops.convert_to_numpy(stand_in)
     gradient = keras.ops.zeros(stand_in.shape, dtype=variable.dtype)
     strengths = shrinkage.strengths(made)
 

@@ -84,6 +84,7 @@ def settings(model: keras.Model) -> str:
     if optimizer is not None:
         for part, variables in shrinkage.shared_out(optimizer, model.trainable_variables):
             content.append((id(part), shrinkage.strengths(part), getattr(part, "decay", None)))
+            content.append(getattr(part, "decay_to", None))
             content += [_keras.is_decayed(part, v) for v in variables]
     return json.dumps(content, default=repr)
 

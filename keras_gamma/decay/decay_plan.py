@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_gamma.decay import doses, plan_files
+from keras_gamma.decay import doses, plan_files, targets
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.stored_plan import StoredPlan
+from keras_gamma.decay.targets import Target
 from keras_gamma.decay.units import check_strength
 from keras_gamma.report.columns import Column
 from keras_gamma.roles.classification import Role
@@ -32,6 +33,7 @@ class DecayEntry:
         reason: string, one plain sentence.
         place: string, where the variable is in the structure of the model (`"2.0:1"`: variable 1 of
             layer 0 of layer 2).
+        to: `"zero"` or `"initial"`: where decay leads it.
     """
 
     path: str
@@ -40,6 +42,7 @@ class DecayEntry:
     factor: float
     reason: str
     place: str = ""
+    to: Target = Target.ZERO
 
     @property
     def decayed(self) -> bool:
@@ -93,10 +96,21 @@ class DecayPlan(StoredPlan[DecayEntry]):
         """Path -> factor, for the optimizers of `keras_gamma.optimizers`."""
         return {entry.path: entry.factor for entry in self}
 
+    def targets(self) -> dict[str, Target]:
+        """Path -> where decay leads it, for the optimizers of `keras_gamma.optimizers`."""
+        return {entry.path: entry.to for entry in self}
+
     # Storing --------------------------------------------------------------------------------
 
     def _strength(self) -> dict[str, Any]:
         return {"weight_decay": self.weight_decay}
+
+    @staticmethod
+    def _written(entry: Any) -> dict[str, Any]:
+        content = dataclasses.asdict(entry)
+        if entry.to is Target.ZERO:  # As before there was a choice: older versions read it.
+            del content["to"]
+        return content
 
     @classmethod
     def _read(cls, content: dict[str, Any], guidelines: Guidelines) -> DecayPlan:
@@ -169,6 +183,11 @@ class DecayPlan(StoredPlan[DecayEntry]):
                 f" weight_decay = {self.weight_decay:g} "
                 "(w ← w − learning_rate · weight_decay · w, before each step)."
             )
+        if back := sum(e.decayed and e.to is Target.INITIAL for e in self):
+            counts += (
+                f" {back} of the decayed are led back to their start, w₀ (w ← w − learning_rate · "
+                "weight_decay · (w − w₀)), not to 0."
+            )
         told = f"{counts} Guidelines: {self.guidelines}"
         if learning_rate is None:
             return told
@@ -177,9 +196,9 @@ class DecayPlan(StoredPlan[DecayEntry]):
                 "This plan knows no weight_decay, so what decay leaves cannot be told. Call "
                 "summary of what exclude_from_weight_decay(optimizer, model) returns."
             )
-        gammas = [entry for entry in self if entry.role]
+        gammas = [entry for entry in self if entry.role and entry.to is Target.ZERO]
         strengths = [(str(entry.role), self.weight_decay * entry.factor) for entry in gammas]
-        return f"{told}\n{doses.tell(strengths, learning_rate, steps) or 'No γ decays.'}"
+        return f"{told}\n{doses.tell(strengths, learning_rate, steps) or 'No γ decays to 0.'}"
 
 
 def read_entry(number: int, content: Any, what: str) -> DecayEntry:
@@ -189,7 +208,13 @@ def read_entry(number: int, content: Any, what: str) -> DecayEntry:
         ValueError: if it is none.
     """
     where = f"Malformed {what}: entry {number}"
+    if isinstance(content, dict):
+        content = {"to": Target.ZERO, **content}
     content = plan_files.fields_of(content, DecayEntry, where)
+    try:
+        content["to"] = targets.check(content["to"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     try:
         content["role"] = None if content["role"] is None else Role(content["role"])
     except ValueError as error:

@@ -13,12 +13,13 @@ import keras
 
 from keras_gamma._keras import exclusions
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import optimizer_records, penalties, places
+from keras_gamma.decay import optimizer_records, penalties, places, targets
 from keras_gamma.decay.decay_plan import DecayEntry, DecayPlan
 from keras_gamma.decay.deciding import EFFECT_ON_SCALE, scales_of
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.inner_optimizers import has_factors, unwrap
 from keras_gamma.decay.shrinkage import decays_at_all
+from keras_gamma.decay.targets import LED_BACK, Target
 from keras_gamma.decay.units import check_strength
 from keras_gamma.network.inputs import trace
 from keras_gamma.roles.finding import find_roles
@@ -31,6 +32,8 @@ def plan_weight_decay(
     biases: bool = True,
     betas: bool = True,
     names: str | Iterable[str] = (),
+    decay_to: Target | str = Target.ZERO,
+    new: str | Iterable[str] = (),
     inputs: Any = None,
 ) -> DecayPlan:
     """Decides for every trainable variable whether weight decay acts on it. Sets nothing.
@@ -47,6 +50,12 @@ def plan_weight_decay(
         betas: bool. Whether to exclude the β of normalizations.
         names: string or iterable of strings: regular expressions. A variable is excluded,
             too, if one is found in (`re.search`) its *path*.
+        decay_to: `"zero"`, or `"initial"`: decay leads w back to w₀, where it was when the
+            optimizer was built, w ← w − learning_rate · weight_decay · (w − w₀). For fine-tuning
+            (L2-SP, here decoupled); for the optimizers of `keras_gamma.optimizers`. A start
+            taken for granted: whether a γ should be pulled *to it* the roles do not tell.
+        new: string or iterable of strings: regular expressions. Variables with such a path decay to
+            0 all the same: a new head, say, whose start is not worth keeping.
         inputs: see `find_roles`; needed for subclassed models.
 
     Returns:
@@ -54,7 +63,8 @@ def plan_weight_decay(
 
     Raises:
         TypeError: if `model` is not a Keras model.
-        ValueError: for an invalid expression, or one that is found in no path.
+        ValueError: for an invalid expression, or one that is found in no path; for another
+            `decay_to`, or `new` without `decay_to="initial"`.
 
     Example:
 
@@ -64,41 +74,61 @@ def plan_weight_decay(
     >>> plan = keras_gamma.plan_weight_decay(keras.Model(x, y))
     >>> [(e.path, e.decayed) for e in plan]
     [('ln/gamma', False), ('ln/beta', False), ('fc/kernel', True), ('fc/bias', False)]
+
+    Reference:
+
+    - [Li et al., 2018](https://arxiv.org/abs/1802.01483), for `decay_to="initial"`
     """
     guidelines = Guidelines.get(guidelines)
+    goal = targets.check(decay_to)
+    if new and goal is Target.ZERO:
+        raise ValueError(
+            f'`new` names what decays to 0 in spite of decay_to="initial". Received: new={new!r}, '
+            f"decay_to={str(goal)!r}"
+        )
     network = trace(model, inputs)
     model, roles = network.model, find_roles(network)
     scales = {id(note.variable): note for note in scales_of(roles, guidelines)}
     gammas = {id(gamma.variable): gamma for gamma in roles} | scales
     norms = {id(gamma.layer) for gamma in roles} | {id(n.layer) for n in roles.notes}
-    patterns = _compile(names)
+    patterns, without_start = _compile(names), _compile(new, "new")
     entries: list[DecayEntry] = []
     used: set[re.Pattern[str]] = set()
     for at in _trained(model):
         gamma = gammas.get(id(at.variable))
+        fresh = [pattern for pattern in without_start if pattern.search(at.variable.path)]
+        to = Target.ZERO if fresh else goal
         if gamma is not None:
             is_scale = id(at.variable) in scales
-            factor, reason = _decide_on_gamma(gamma, guidelines, is_scale)
+            factor, reason = _decide_on_gamma(gamma, guidelines, is_scale, to)
             kind = "scale" if is_scale else "γ"
         else:
             kind, factor, reason = _decide(at.variable, id(at.layer) in norms, biases, betas)
         found = [pattern for pattern in patterns if pattern.search(at.variable.path)]
-        used.update(found)
+        used.update(found, fresh)
         if found and factor:
             factor, reason = 0.0, f"Its path matches {found[0].pattern!r}."
+        if factor and to is Target.INITIAL:
+            reason += LED_BACK
         if not at.variable.trainable:
             reason = f"Frozen (trainable=False): it will be so when it is unfrozen. {reason}"
         role = None if gamma is None else gamma.role
-        entries.append(DecayEntry(at.path, kind, role, factor, reason, at.place))
-    unused = [pattern.pattern for pattern in patterns if pattern not in used]
+        entries.append(DecayEntry(at.path, kind, role, factor, reason, at.place, to))
+    for name, asked in (("names", patterns), ("new", without_start)):
+        _check_used(name, [p.pattern for p in asked if p not in used], entries, model)
+    return DecayPlan(entries, guidelines)
+
+
+def _check_used(
+    name: str, unused: Sequence[str], entries: Sequence[DecayEntry], model: keras.Model
+) -> None:
     if unused:
         listed = ", ".join(map(repr, unused))
         raise ValueError(
-            f"`names` are regular expressions on paths, but no path of the {len(entries)} "
+            f"`{name}` are regular expressions on paths, but no path of the {len(entries)} "
             f"trainable variables of model {model.name!r} matches {listed}. Paths look like "
             f"{[e.path for e in entries[:2]]}."
         )
-    return DecayPlan(entries, guidelines)
 
 
 def _trained(model: keras.Model) -> list[places.Located]:
@@ -106,21 +136,26 @@ def _trained(model: keras.Model) -> list[places.Located]:
     return [at for at in places.locate(model) if at.trained]
 
 
-def _compile(names: str | Iterable[str]) -> list[re.Pattern[str]]:
+def _compile(names: str | Iterable[str], argument: str = "names") -> list[re.Pattern[str]]:
     patterns = []
     for name in (names,) if isinstance(names, str) else tuple(names):
         try:
             patterns.append(re.compile(name))
         except (re.error, TypeError) as error:
             raise ValueError(
-                f"`names` must be regular expressions on variable paths. Received {name!r}: {error}"
+                f"`{argument}` must be regular expressions on variable paths. Received {name!r}: "
+                f"{error}"
             ) from None
     return patterns
 
 
-def _decide_on_gamma(gamma: Any, guidelines: Guidelines, is_scale: bool) -> tuple[float, str]:
+def _decide_on_gamma(
+    gamma: Any, guidelines: Guidelines, is_scale: bool, to: Target
+) -> tuple[float, str]:
     factor, call = guidelines.strictest(gamma.calls, scale=is_scale)
     reason: str = gamma.reason if call.role is gamma.role else call.reason
+    if to is Target.INITIAL:  # However it is stored: the start is the same.
+        return factor, reason
     if factor and is_scale:
         reason += EFFECT_ON_SCALE
     if factor and gamma.neutral is None:
@@ -163,7 +198,8 @@ def exclude_from_weight_decay(
 
     The decay is *decoupled*: before each step `w ← w − learning_rate · weight_decay · w`
     (Loshchilov & Hutter, arXiv:1711.05101). Variables are added to the optimizer's exclude
-    list; what was excluded before stays so. What is returned was read back from the optimizer.
+    list; what was excluded before stays so, and an optimizer of `keras_gamma.optimizers` leads
+    where it led before (`decay_to`). What is returned was read back from the optimizer.
 
     Variables that are frozen now are decided on, too: they are spared, or not, once unfrozen.
     Keras does not save an exclude list: `keras_gamma.load_model` puts it back. The optimizers of
@@ -200,13 +236,30 @@ def exclude_from_weight_decay(
     >>> [e.path for e in plan if e.decayed]
     ['fc/kernel']
     """
-    unwrap(optimizer)  # A wrong optimizer is an error before the model is looked at.
+    inner = unwrap(optimizer)  # A wrong optimizer is an error before the model is looked at.
     network = trace(model, inputs)
     model = network.model
     plan = plan_weight_decay(
-        network, guidelines=guidelines, biases=biases, betas=betas, names=names
+        network,
+        guidelines=guidelines,
+        biases=biases,
+        betas=betas,
+        names=names,
+        **_led_as_before(inner),
     )
     return _put(plan, optimizer, model, [at.variable for at in _trained(model)])
+
+
+def _led_as_before(inner: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """Where an optimizer's decay leads already, as arguments of `plan_weight_decay`."""
+    decay_to = inner.decay_to if has_factors(inner) else str(Target.ZERO)
+    if isinstance(decay_to, str):
+        return {"decay_to": decay_to}
+    to_zero = [path for path, to in decay_to.items() if to == Target.ZERO and "#" not in path]
+    return {
+        "decay_to": Target.INITIAL,
+        "new": [f"^{re.escape(path)}$" for path in to_zero],
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,11 +270,13 @@ class Before:
         record: the `OptimizerRecord` of the plan before, or `None`.
         decayed: the variables that were not on its exclude list.
         factors: the factors that it had, if it is one of `keras_gamma.optimizers`.
+        decay_to: where its decay led, likewise.
     """
 
     record: optimizer_records.OptimizerRecord | None
     decayed: Sequence[keras.Variable] = ()
     factors: dict[str, float] | None = None
+    decay_to: str | dict[str, str] = "zero"
 
 
 class AppliedDecayPlan(DecayPlan):
@@ -264,7 +319,7 @@ class AppliedDecayPlan(DecayPlan):
         if optimizer is None or not was_on_it:
             return
         if has_factors(optimizer):
-            optimizer.set_decay(before.factors)
+            optimizer.set_decay(before.factors, before.decay_to)
         else:
             exclusions.readmit(optimizer, before.decayed)
         if model is not None:
@@ -300,11 +355,17 @@ def _put(
             f"{type(inner).__name__}'s exclude list is on or off, but {odd[0].path!r} has the "
             f"factor {odd[0].factor:g}. Use the optimizer of that kind in keras_gamma.optimizers."
         )
+    led = [e.path for e in plan if e.decayed and e.to is Target.INITIAL]
+    if led and not has_factors(inner):
+        raise ValueError(
+            f"{type(inner).__name__}'s weight decay leads to 0, but the plan leads {led[0]!r} back "
+            "to its start. Use the optimizer of that kind in keras_gamma.optimizers."
+        )
     _check_built(inner, model)
     check_not_twice(plan, variables, inner)
     record = optimizer_records.of(inner)
     if has_factors(inner):
-        before = Before(record, factors=inner.decay)
+        before = Before(record, factors=inner.decay, decay_to=inner.decay_to)
         inner.set_decay(plan)
     else:
         spared = [v for e, v in zip(plan, variables, strict=True) if not e.decayed]

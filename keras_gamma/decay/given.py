@@ -18,25 +18,32 @@ from keras_gamma.decay import layer_records, optimizer_records, places
 from keras_gamma.decay.decay_plan import DecayEntry, DecayPlan
 from keras_gamma.decay.guidelines import Guidelines
 from keras_gamma.decay.optimizer_records import Given
+from keras_gamma.decay.targets import Target
 
 _REASON = "The optimizer was made with it (decay=…)."
 
 
 def describe(
-    plan: DecayPlan | None, factors: Sequence[float], variables: Sequence[keras.Variable]
+    plan: DecayPlan | None,
+    factors: Sequence[float],
+    to_start: Sequence[bool],
+    variables: Sequence[keras.Variable],
 ) -> Given:
     """What an optimizer does to its variables, as a plan.
 
     Args:
         plan: the plan that the optimizer was given, if it was one: it knows reasons.
         factors: list of floats, the factor of each variable.
+        to_start: list of bools, whether decay leads each back to its start.
         variables: the variables that the optimizer updates.
     """
     known = {} if plan is None else {entry.path: entry for entry in plan}
     entries = []
-    for path, factor in zip(places.unique_paths(variables), factors, strict=True):
+    paths = places.unique_paths(variables)
+    for path, factor, back in zip(paths, factors, to_start, strict=True):
         entry = known.get(path, DecayEntry(path, "", None, factor, _REASON))
-        entries.append(dataclasses.replace(entry, factor=factor))
+        to = Target.INITIAL if back else Target.ZERO
+        entries.append(dataclasses.replace(entry, factor=factor, to=to))
     guidelines = Guidelines.get(None) if plan is None else plan.guidelines
     return Given(DecayPlan(entries, guidelines), variables)
 

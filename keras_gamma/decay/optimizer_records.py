@@ -18,7 +18,7 @@ from typing import Any
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import layer_records, places, plan_files
+from keras_gamma.decay import layer_records, places, plan_files, targets
 from keras_gamma.decay.decay_plan import DecayPlan
 from keras_gamma.decay.inner_optimizers import has_factors
 from keras_gamma.decay.instance_methods import hook, owner_of, unhook
@@ -90,7 +90,8 @@ class OptimizerRecord(Noted):
     def changed(self) -> list[str]:
         """The paths of the variables that the optimizer treats otherwise by now."""
         if has_factors(self.optimizer):
-            same = self.optimizer.decay == self.plan.factors()
+            own, planned = self.optimizer, DecayPlan(self.plan, self.plan.guidelines)
+            same = own.decay == planned.factors() and own.decay_to == targets.of(None, planned)
             return [] if same else [entry.path for entry in self.plan]
         return [
             entry.path

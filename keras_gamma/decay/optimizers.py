@@ -17,38 +17,60 @@ from typing import Any
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import given, places
+from keras_gamma.decay import given, places, targets
 from keras_gamma.decay.decay_plan import DecayPlan
+from keras_gamma.decay.targets import Target
 from keras_gamma.decay.units import check_strength
 
 
 class _Decay:
-    """The factors: as written down, and for each variable that the optimizer is built with.
+    """The factors and targets: as written down, and for each variable of the built optimizer.
 
     An object of its own, for TensorFlow's optimizers wrap plain dicts and lists.
     """
 
-    def __init__(self, decay: Any) -> None:
+    def __init__(self, decay: Any, decay_to: Any) -> None:
         self.factors = _check(decay)
+        self.targets = targets.of(decay_to, decay)
         self.plan: DecayPlan | None = None
         if isinstance(decay, DecayPlan):  # A plain one: what is put onto an optimizer knows models.
             self.plan = DecayPlan(decay, decay.guidelines, decay.weight_decay)
-        self.resolved: list[float] | None = None  # In the order of the optimizer's variables.
+        # In the order of the optimizer's variables.
+        self.resolved: list[float] | None = None
+        self.to_start: list[bool] = []
+
+    def resolve(self, variables: Sequence[keras.Variable], name: str) -> None:
+        """Finds what is written for each of `variables`; raises if one is not written down."""
+        written = _written_for(self.factors, variables, name)
+        if self.factors is not None:
+            self.resolved = [self.factors[path] for path in written]
+        if isinstance(self.targets, dict):
+            chosen = [self.targets[path] for path in written]
+        else:
+            chosen = [self.targets] * len(variables)
+        factors = self.resolved or [1.0] * len(variables)
+        self.to_start = [
+            target is Target.INITIAL and factor > 0
+            for target, factor in zip(chosen, factors, strict=True)
+        ]
 
 
 class DecayByPath(_keras.WeightDecayHook):
     """Mixin: decoupled weight decay with a factor for each variable, by path.
 
     `w ← w − learning_rate · weight_decay · factor · w` before each step; a factor of 0
-    excludes. Variables on Keras' own exclude list stay excluded.
+    excludes. Variables on Keras' own exclude list stay excluded. Those whose decay leads to their
+    start have that beside momentum and the like, among the optimizer's variables:
+    `w ← w − learning_rate · weight_decay · factor · (w − w₀)`.
     """
 
     name: str
     built: bool
 
-    def __init__(self, *args: Any, decay: Any = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, decay: Any = None, decay_to: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._decay = _Decay(decay)
+        self._decay = _Decay(decay, decay_to)
+        self._starts = _Starts()
         self._noted = given.Notes()
 
     @property
@@ -57,26 +79,47 @@ class DecayByPath(_keras.WeightDecayHook):
         factors = self._decay.factors
         return None if factors is None else dict(factors)
 
-    def set_decay(self, decay: Any) -> None:
-        """Replaces the factors.
+    @property
+    def decay_to(self) -> str | dict[str, str]:
+        """Where decay leads: `"zero"`, `"initial"`, or a dict from variable path to these."""
+        found = self._decay.targets
+        if isinstance(found, dict):
+            return {path: str(to) for path, to in found.items()}
+        return str(found)
+
+    def set_decay(self, decay: Any, decay_to: Any = None) -> None:
+        """Replaces the factors, and where decay leads.
 
         Args:
             decay: a `keras_gamma.DecayPlan`, a dict from variable path to factor, or `None`.
+            decay_to: as for a new optimizer.
 
         Raises:
-            ValueError: if the optimizer is built and a variable of its has no factor. The factors
-                then stay as they were.
+            ValueError: if the optimizer is built, and a variable of its has no factor, or is to be
+                led to a start that is not known any more. All stays as it was then.
         """
-        new = _Decay(decay)
+        new = _Decay(decay, decay_to)
         if self.built:
-            new.resolved = _resolve(new.factors, _keras.variables_of(self), self.name)
+            own = _keras.variables_of(self)
+            new.resolve(own, self.name)
+            led = [number for number, to_start in enumerate(new.to_start) if to_start]
+            unknown = [own[number].path for number in led if number not in self._starts.kept]
+            if unknown:
+                raise ValueError(
+                    f"Optimizer {self.name!r} is built, and did not keep where these variables "
+                    f"started: {', '.join(unknown)}. Make a new optimizer with this plan."
+                )
         self._decay = new
         self._note()
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        resolved = _resolve(self._decay.factors, variables, self.name)
+        was_built = bool(self.built)
+        self._decay.resolve(variables, self.name)
         super().build(list(variables))
-        self._decay.resolved = resolved
+        if not was_built:
+            for number, variable in enumerate(variables):
+                if self._decay.to_start[number]:
+                    self._starts.kept[number] = self._start_of(variable)
         self._note()
 
     def _note(self) -> None:
@@ -84,19 +127,32 @@ class DecayByPath(_keras.WeightDecayHook):
         own, factors = self._decay, self._decay.resolved
         described = None
         if factors is not None:
-            described = given.describe(own.plan, factors, _keras.variables_of(self))
+            variables = _keras.variables_of(self)
+            described = given.describe(own.plan, factors, own.to_start, variables)
         self._noted.renew(self, described)
+
+    def _start_of(self, variable: keras.Variable) -> keras.Variable:
+        """A new variable of the optimizer's, which is as `variable` is now."""
+
+        def copied(shape: Any, dtype: Any = None) -> Any:
+            # A buffer of its own: JAX gives each away in a step, torch writes to it in place.
+            return keras.ops.copy(keras.ops.stop_gradient(keras.ops.convert_to_tensor(variable)))
+
+        made: keras.Variable = self.add_variable_from_reference(  # type: ignore[attr-defined]
+            variable, name="start", initializer=copied
+        )
+        return made
 
     def decay_variables(
         self, variables: Sequence[Any], keras_decay: Callable[[list[Any]], None]
     ) -> None:
         """Called by Keras in place of its own decay, which is `keras_decay`."""
-        if self._decay.resolved is None:
+        if self._decay.resolved is None and not any(self._decay.to_start):
             keras_decay(list(variables))
             return
         if not self._noted.is_settled:  # It was built by hand.
             self._note()
-        groups = collections.defaultdict(list)
+        groups: dict[float, list[Any]] = collections.defaultdict(list)
         for variable in variables:
             factor = self.factor(variable)
             if factor and _keras.is_decayed(self, variable):
@@ -110,7 +166,12 @@ class DecayByPath(_keras.WeightDecayHook):
             for factor, group in groups.items():
                 for name, strength in strengths.items():
                     setattr(self, name, strength * factor)
+                led = [(v, start) for v in group if (start := self._start_for(v)) is not None]
+                # Keras' own decay leads to 0: which is the start, as long as it is taken away. A
+                # variable that has not moved comes back to the last bit.
+                _keras.add_to_each(led, -1.0)
                 keras_decay(group)
+                _keras.add_to_each(led, 1.0)
         finally:
             for name, strength in strengths.items():
                 setattr(self, name, strength)
@@ -120,12 +181,9 @@ class DecayByPath(_keras.WeightDecayHook):
 
         Before the optimizer is built it is read off the paths; the largest, if several fit.
         """
-        own = _keras.variables_of(self) if self.built else []
-        for factor, one in zip(self._decay.resolved or [], own, strict=False):
-            if one is variable or (
-                not isinstance(variable, keras.Variable) and one.value is variable
-            ):
-                return factor
+        number = self._number(variable)
+        if number is not None and self._decay.resolved is not None:
+            return self._decay.resolved[number]
         factors = self._decay.factors
         if factors is None:
             return 1.0
@@ -133,8 +191,48 @@ class DecayByPath(_keras.WeightDecayHook):
         alike = [f for path, f in factors.items() if places.is_renamed(path, variable.path)]
         return max(exact or alike or [0.0])
 
+    def leads_to_start(self, variable: Any) -> bool:
+        """Whether decay leads a variable back to its start; read as `factor` is."""
+        number = self._number(variable)
+        if number is not None:
+            return self._decay.to_start[number]
+        found = self._decay.targets
+        if not isinstance(found, dict):
+            return found is Target.INITIAL
+        exact = [to for path, to in found.items() if path.partition("#")[0] == variable.path]
+        alike = [to for path, to in found.items() if places.is_renamed(path, variable.path)]
+        return Target.INITIAL in (exact or alike)
+
+    def _number(self, variable: Any) -> int | None:
+        for number, one in enumerate(_keras.variables_of(self) if self.built else []):
+            if one is variable or (
+                not isinstance(variable, keras.Variable) and one.value is variable
+            ):
+                return number
+        return None
+
+    def _start_for(self, variable: Any) -> keras.Variable | None:
+        """Where decay leads a variable, if not to 0."""
+        number = self._number(variable)
+        if number is None or not self._decay.to_start[number]:
+            return None
+        return self._starts.kept[number]
+
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "decay": self.decay}
+        config = {**super().get_config(), "decay": self.decay}
+        if self._decay.targets is not Target.ZERO:  # Else as before there was a choice.
+            config["decay_to"] = self.decay_to
+        return config
+
+
+class _Starts:
+    """The variables that hold where others started, by the numbers of these in the optimizer.
+
+    An object of its own, as `_Decay` is.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[int, keras.Variable] = {}
 
 
 def _check(decay: Any) -> dict[str, float] | None:
@@ -150,12 +248,12 @@ def _check(decay: Any) -> dict[str, float] | None:
     return {path: check_strength(f"decay of {path}", value) for path, value in factors.items()}
 
 
-def _resolve(
+def _written_for(
     factors: Mapping[str, float] | None, variables: Sequence[keras.Variable], name: str
-) -> list[float] | None:
-    """The factor of each of `variables`; every one must have one."""
+) -> list[str]:
+    """The path that is written down for each of `variables`; every one must have one."""
     if factors is None:
-        return None
+        return [variable.path for variable in variables]
     found, missing = places.written_for(list(factors), variables)
     if missing:
         raise ValueError(
@@ -164,7 +262,7 @@ def _resolve(
             "keras_gamma.plan_weight_decay."
         )
     _check_repeated(factors, found, name)
-    return [factors[written] for written in found]
+    return list(found)
 
 
 def _check_repeated(factors: Mapping[str, float], found: Sequence[str], name: str) -> None:
@@ -194,6 +292,9 @@ _DOC = """{base} with decoupled weight decay per variable.
         *args: as `keras.optimizers.{base}`.
         decay: a `keras_gamma.DecayPlan`, a dict from variable path to factor ≥ 0, or `None`, with
             which every variable decays alike.
+        decay_to: where decay leads: `"zero"`, `"initial"` (to what the variables are when the
+            optimizer is built: w ← w − learning_rate · weight_decay · factor(w) · (w − w₀)), a dict
+            from variable path to these, or `None`: what the plan says, or zero.
         **kwargs: as `keras.optimizers.{base}`; `weight_decay` is the strength before the factors.
 
     Raises:
@@ -213,6 +314,7 @@ _DOC = """{base} with decoupled weight decay per variable.
     Reference:
 
     - [Loshchilov & Hutter, 2019](https://arxiv.org/abs/1711.05101)
+    - [Li et al., 2018](https://arxiv.org/abs/1802.01483), for the start in place of 0
     """
 
 # Keras' name -> ours. (Keras' SGD, Lion, … decouple their weight decay, too.) Ftrl and

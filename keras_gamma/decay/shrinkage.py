@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from keras_gamma._keras import names as _keras
 from keras_gamma.decay.inner_optimizers import has_factors, holds_several, parts
@@ -63,7 +64,8 @@ def why_not_lasting(optimizer: Any) -> str:
             return f"{type(optimizer).__name__} {_NOT_LASTING[cls.__name__]}"
     if is_of_keras(optimizer) or not decays_at_all(optimizer):
         return ""
-    made = copy(optimizer, 0.1 / max(map(abs, strengths(optimizer).values())))
+    # Without factors by path: the weight here has none.
+    made = copy(optimizer, 0.1 / max(map(abs, strengths(optimizer).values())), bare=True)
     weight = keras.Variable(keras.ops.ones((2, 2)))
     made.build([weight])
     shares = []  # By the strength, which may follow the count of steps.
@@ -116,8 +118,11 @@ def acts_on(optimizer: Any, variable: keras.Variable) -> bool:
 
 
 def small(variable: keras.Variable) -> tuple[int, ...]:
-    """A shape of the same rank; optimizers treat matrices and vectors differently."""
-    return (2,) * len(variable.shape)
+    """A shape of the same rank; optimizers treat matrices and vectors differently.
+
+    A number is a vector of two.
+    """
+    return (2,) * max(1, len(variable.shape))
 
 
 def copy(optimizer: Any, learning_rate: float, bare: bool = False) -> Any:
@@ -142,6 +147,7 @@ def copy(optimizer: Any, learning_rate: float, bare: bool = False) -> Any:
         config["use_ema"] = False
     if bare and has_factors(optimizer):
         config["decay"] = None
+        config.pop("decay_to", None)
     made = type(optimizer).from_config(config)
     # A strength may follow the count of steps.
     made.iterations.assign(keras.ops.convert_to_numpy(optimizer.iterations))
@@ -151,8 +157,22 @@ def copy(optimizer: Any, learning_rate: float, bare: bool = False) -> Any:
     return made
 
 
-def decays(optimizer: Any, variables: Sequence[keras.Variable], bare: bool = False) -> list[float]:
+class Taken(NamedTuple):
+    """What decay takes off a variable w in a step, by η.
+
+    Args:
+        share: float, of w; or of its distance from where it started.
+        to_start: bool, whether it is the latter: at its start, w stays as it is.
+    """
+
+    share: float
+    to_start: bool = False
+
+
+def decays(optimizer: Any, variables: Sequence[keras.Variable], bare: bool = False) -> list[Taken]:
     """The share of each variable that a step with gradients of zero takes off, by η.
+
+    Half of each stand-in has come from 0 to 1 since the optimizer was built, half was there.
 
     Args:
         optimizer: a Keras optimizer, unwrapped.
@@ -161,24 +181,42 @@ def decays(optimizer: Any, variables: Sequence[keras.Variable], bare: bool = Fal
             (Muon has two, for matrices and for the rest.)
 
     Returns:
-        A list of floats, in the units of `weight_decay`.
+        A list of `Taken`, in the units of `weight_decay`.
     """
     # So large a learning rate that half of w goes: in float32, little would be lost in the 1.
     eta = 0.5 / max([*map(abs, strengths(optimizer).values())] or [4.0])
     made = copy(optimizer, eta, bare)
-    stand_ins = [_keras.stand_in(variable, small(variable), 1.0) for variable in variables]
+    stand_ins = [
+        _keras.stand_in(variable, shape := small(variable), _zero_and_one(shape))
+        for variable in variables
+    ]
     made.build(stand_ins)
+    for stand_in in stand_ins:
+        stand_in.assign(np.ones(stand_in.shape, "float32"))
     if not bare:
         _keras.copy_exclusions(optimizer, made, zip(variables, stand_ins, strict=True))
     made.apply([keras.ops.zeros(s.shape) for s in stand_ins], stand_ins)
-    shares = [(1.0 - mean(stand_in)) / eta for stand_in in stand_ins]
     # What float8 training keeps beside a kernel is written over by its "gradient".
     written_over = [getattr(v, "overwrite_with_gradient", False) for v in variables]
     return [
-        0.0 if over or abs(share * eta) < 1e-6 else share
-        for share, over in zip(shares, written_over, strict=True)
+        Taken(0.0) if over else _taken(stand_in, eta)
+        for stand_in, over in zip(stand_ins, written_over, strict=True)
     ]
 
 
+def _zero_and_one(shape: tuple[int, ...]) -> Any:
+    """The first half 0, the second 1."""
+    return np.arange(math.prod(shape), dtype="float32").reshape(shape) >= math.prod(shape) / 2
+
+
+def _taken(stand_in: keras.Variable, eta: float) -> Taken:
+    moved, stayed = (
+        0.0 if abs(1.0 - float(half.mean())) < 1e-6 else (1.0 - float(half.mean())) / eta
+        for half in keras.ops.convert_to_numpy(stand_in).astype("float64").reshape(2, -1)
+    )
+    return Taken(stayed or moved, to_start=bool(moved) and not stayed)
+
+
 def mean(variable: Any) -> float:
+    """The mean of a variable's elements."""
     return float(keras.ops.convert_to_numpy(variable).astype("float64").mean())

@@ -57,6 +57,11 @@ class StoredPlan(Report[Entry_co]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    @staticmethod
+    def _written(entry: Any) -> dict[str, Any]:
+        """An entry as it stands in a file."""
+        return dataclasses.asdict(entry)
+
     def to_json(self) -> str:
         """The plan as a JSON text that `from_json` reads back to an equal plan."""
         entries: tuple[Any, ...] = self._entries
@@ -65,7 +70,7 @@ class StoredPlan(Report[Entry_co]):
             self.version,
             guidelines=dataclasses.asdict(self.guidelines),
             **self._strength(),
-            entries=[dataclasses.asdict(entry) for entry in entries],
+            entries=[self._written(entry) for entry in entries],
         )
 
     @classmethod

@@ -101,8 +101,14 @@ def _decays(optimizer: Any, variables: list[keras.Variable]) -> tuple[list[Decay
     reason = why_not_lasting(optimizer)
     if reason:
         return nothing, [f"the decay of the kernels is not measured: {reason}"]
-    pairs = zip(map(effects.pull, variables), decays(optimizer, variables), strict=True)
-    return list(pairs), []
+    taken = decays(optimizer, variables)
+    found: list[Decay] = [
+        None if one.to_start else (effects.pull(variable), one.share)
+        for variable, one in zip(variables, taken, strict=True)
+    ]
+    if any(one.to_start for one in taken):
+        return found, ["no equilibrium is predicted for kernels that decay to where they started"]
+    return found, []
 
 
 def _limits(model: keras.Model, rule: UpdateRule, pairs: Sequence[Decay]) -> Iterator[str]:

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 
+import absl.flags
 import keras
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 from tests.integration.example_runs import ROOT, drive, read_checkpoint
 
@@ -18,7 +20,8 @@ pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("sklearn")
 
 import keras_gamma
-from examples.core import averages, fine_tuning, layerwise, selection, soft_labels
+from examples import train_resnet
+from examples.core import averages, fine_tuning, layerwise, memory, selection, soft_labels
 from examples.core.cli import UsageError
 from examples.core.decay import decay_kernels, decide_decay
 from examples.core.optimizers import make_optimizer, make_schedule, parse_drops
@@ -203,6 +206,22 @@ def test_images_are_scaled_as_keras_applications_has_them(name):
     np.testing.assert_allclose(here.predict(images, verbose=0), expected, atol=1e-3)
 
 
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_attention_that_cannot_fit_is_refused(monkeypatch):
+    monkeypatch.setattr(memory, "memory", lambda: 2 * 3 * 4 * 1000**2 * 4)
+    monkeypatch.setattr(memory, "_without_scores", lambda: False)
+    fits = {"batch_size": 2, "depth": 3, "heads": 4, "flag": "--sequence_length=1"}
+    memory.check_attention(tokens=1000, **fits)
+    with pytest.raises(
+        UsageError, match=r"--sequence_length=1 means 1,001 tokens.* make them less"
+    ):
+        memory.check_attention(tokens=1001, **fits)
+    monkeypatch.setattr(memory, "_without_scores", lambda: True)
+    memory.check_attention(tokens=10**6, **fits)
+
+
 # --- fine-tuning ----------------------------------------------------------------------------------
 
 
@@ -276,6 +295,27 @@ def test_only_what_is_trained_is_decayed(kind):
         assert {v.path for v in model.trainable_variables} < {entry.path for entry in plan}
         assert "Frozen" in str(plan)
     assert keras_gamma.audit(model, plan).ok
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--decay_to=initial", "--weight_decay=0.1"], "needs --decay=decoupled"),
+        (["--decay_to=initial", "--decay=decoupled", "--weight_decay=0"], "without effect"),
+    ],
+)
+def test_decay_to_the_start_is_for_decoupled_decay(flags, message):
+    with flagsaver.flagsaver():
+        absl.flags.FLAGS(["train_resnet", *flags])
+        with pytest.raises(UsageError, match=message):
+            train_resnet.read_settings()
+
+
+def test_all_but_the_head_is_led_back():
+    plan, _ = decide_decay(small(), "decoupled", 0.1, keras_gamma.Guidelines(), "initial")
+    decayed = [entry for entry in plan if entry.decayed]
+    assert {e.path for e in decayed if e.to == "zero"} == {"logits/kernel"}
+    assert len(decayed) > 10
 
 
 # --- whole runs -----------------------------------------------------------------------------------
@@ -376,6 +416,35 @@ def test_killed_and_resumed_with_all_of_it_equals_uninterrupted(tmp_path):
     models = [keras.models.load_model(tmp_path / name / "model.keras") for name in NAMES]
     for one, other in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_decay_to_the_start_holds_the_backbone_and_resumes_on_two_devices(finished, tmp_path):
+    """So strong a decay that little but the start, or 0, is left at each step."""
+    start = finished[0] / "chosen"
+    flags = [*TINY, f"--init_from={start}", "--decay=decoupled", "--decay_to=initial",
+             "--weight_decay=90", "--learning_rate=0.01", "--schedule=constant", "--momentum=0",
+             "--nonesterov", "--checkpoint_steps=1", "--strategy=mirrored",
+             "--virtual_devices=2"]  # fmt: skip
+    whole, run = ({"flags": [*flags, f"--output_dir={tmp_path / name}"]} for name in NAMES)
+    drive([run], kill=["batch", 5], expect=-signal.SIGKILL)
+    assert "Resuming after epoch 1 of 3, step 1 of 2" in drive([whole, run])
+    (_, expected), (_, found) = (read_checkpoint(tmp_path / name) for name in NAMES)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    before, after = (
+        {v.path: keras.ops.convert_to_numpy(v) for v in keras.models.load_model(path).variables}
+        for path in (start / "model.keras", tmp_path / "run" / "model.keras")
+    )
+    kernels = [path for path in before if path.endswith("kernel")]
+    assert len(kernels) == 10
+    for path in kernels:
+        moved, size = np.linalg.norm(after[path] - before[path]), np.linalg.norm(before[path])
+        if "logits" in path:
+            assert np.linalg.norm(after[path]) < size / 2
+        else:
+            assert 0 < moved < size / 2
 
 
 # --- augmentation ---------------------------------------------------------------------------------
