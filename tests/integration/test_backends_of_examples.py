@@ -20,7 +20,11 @@ TASKS = {
     "vision": ["train_transformer.py", *TINY],
     "lm": ["train_transformer.py", *TINY, "--task=lm", "--max_bytes=20000",
            "--sequence_length=16", "--sample_bytes=5"],
+    "classification": ["train_transformer.py", *TINY, "--task=classification",
+                       "--tokenizer=bytes", "--max_tokens=16"],
+    "translation": ["train_transformer.py", *TINY, "--task=translation", "--beams=1"],
 }  # fmt: skip
+WRITTEN = {"lm": "sample.txt", "translation": "translations.txt"}
 
 
 # On TensorFlow the other tests of the examples do it.
@@ -42,4 +46,4 @@ def test_runs_to_the_end(task, backend, tmp_path):
     assert metrics["distribution"]["backend"] == backend and metrics["epochs"] == 1
     names = {entry.name for entry in out.iterdir()}
     assert {"model.keras", "log.csv", "monitor.jsonl", "monitor.png"} <= names
-    assert ("sample.txt" if task == "lm" else "confusion.png") in names
+    assert WRITTEN.get(task, "confusion.png") in names

@@ -19,12 +19,17 @@ FEW = ["--epochs=1", "--max_steps_per_epoch=2", "--batch_size=2", "--limit_examp
        "--eval_batch_size=8", "--warmup_epochs=0", "--verbose=0", "--tensorboard=no"]  # fmt: skip
 LESS = {
     "gpt2_small_lm": ["--depth=2", "--sequence_length=64", "--max_bytes=3000", "--sample_bytes=2"],
-    "bert_sst2": ["--vocabulary_size=30"],
-    "transformer_de_en": ["--vocabulary_size=40", "--depth=2", "--beams=1"],
+    "bert_sst2": ["--vocabulary_size=30", "--depth=2"],
+    "transformer_de_en": ["--vocabulary_size=40", "--depth=1", "--beams=1", "--max_tokens=16"],
+    "vit_s_imagenet": ["--depth=2"],
     # More of the same blocks.
     "resnet56_cifar10": ["--model=resnet20_v1"],
     "resnet110_cifar10": ["--model=resnet20_v1"],
 }
+
+
+def script(path):
+    return re.search(r"examples/(train_\w+)\.py", path.read_text())[1]
 
 
 def head(path):
@@ -51,15 +56,24 @@ def test_a_head_says_what_it_takes_and_who_measured(path):
     assert f"--output_dir=runs/{path.stem}" in path.read_text()
 
 
-def script(path):
-    return re.search(r"examples/(train_\w+)\.py", path.read_text())[1]
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [path.stem for path in RECIPES if script(path) == "train_transformer"]
+)
+def test_recipes_of_transformers_begin_to_train(name, tmp_path):
+    begin([path for path in RECIPES if path.stem == name], tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["train_resnet"])
-def test_recipes_begin_to_train(name, tmp_path):
+def test_recipes_of_resnets_begin_to_train(tmp_path):
+    resnets = [path for path in RECIPES if script(path) == "train_resnet"]
+    assert len(resnets) >= 4
+    begin(resnets, tmp_path)
+
+
+def begin(paths, tmp_path):
     """Two steps each, of made data of the right shape."""
-    runs = {path.stem: path for path in RECIPES if script(path) == name}
+    runs, name = {path.stem: path for path in paths}, script(paths[0])
     printed = drive(
         [
             {"flags": [f"--flagfile={path}", *FEW, *LESS.get(stem, ()),
@@ -70,6 +84,5 @@ def test_recipes_begin_to_train(name, tmp_path):
         script=name,
     )  # fmt: skip
     assert "error:" not in printed and "DISAGREES" not in printed, printed
-    assert len(runs) >= 4
     for stem in runs:
         assert json.loads((tmp_path / stem / "metrics.json").read_text())["epochs"] == 1

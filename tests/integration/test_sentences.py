@@ -3,13 +3,14 @@
 import datetime
 import itertools
 import json
+import signal
 import sys
 
 import keras
 import numpy as np
 import pytest
 
-from tests.integration.example_runs import ROOT, drive
+from tests.integration.example_runs import ROOT, drive, read_checkpoint
 
 sys.path.insert(0, str(ROOT))
 
@@ -236,3 +237,18 @@ def test_the_mean_is_that_over_tokens(finished):
     )[..., 0]  # fmt: skip
     there = target[:, 1:] != PAD
     assert np.log(metrics["final_test_perplexity"]) == pytest.approx(nats[there].mean(), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
+    root, _ = finished
+    run = [{"flags": [*FEW, f"--output_dir={tmp_path / 'run'}", "--task=translation", "--beams=2"]}]
+    drive(run, kill=["batch", 5], expect=-signal.SIGKILL, script="train_transformer")
+    assert "Resuming after epoch 1" in drive(run, script="train_transformer")
+    _, expected = read_checkpoint(root / "translation")
+    _, found = read_checkpoint(tmp_path / "run")
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    for name in ("log.csv", "translations.txt"):
+        assert (tmp_path / "run" / name).read_bytes() == (root / "translation" / name).read_bytes()
