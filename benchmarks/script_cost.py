@@ -1,14 +1,15 @@
-"""The training script beside the plainest Keras script of the same model, batch and data.
+"""The training scripts beside the plainest Keras script of the same model, batch and data.
 
-    python benchmarks/script_cost.py     # KERAS_BACKEND=jax or torch for the others
+    python benchmarks/script_cost.py --script=resnet   # or transformer; KERAS_BACKEND=jax or torch
 
-Both train a ResNet-14 on the digits in processes of their own, in turn. Prints, for each round, the
-processor's seconds from the start of the process to the end of the first step, and those of an
-epoch after the first, with its evaluation; and the median ratios. It is processor time, of all
-threads, so that other work on the machine hardly counts. Both leave determinism off, or both have
-it on (`--deterministic`).
+Both train on the digits in processes of their own, in turn: a ResNet-14, or the small ViT. Prints,
+for each round, seconds from the start of the process to the end of the first step, and those of an
+epoch after the first, with its evaluation: on the clock, and the processor's, of all threads, so
+that other work on the machine counts less; and the median ratios. Both leave determinism off, or
+both have it on (`--deterministic`); neither moves images about (`--shift=0`).
 """
 
+import dataclasses
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +32,7 @@ import json, time, sys
 import keras, numpy as np
 from sklearn.datasets import load_digits
 sys.path.insert(0, {root!r})
-from examples.models.resnet import build_model
+{imports}
 deterministic = {deterministic}
 keras.utils.set_random_seed(0)
 if deterministic:
@@ -38,9 +40,9 @@ if deterministic:
     tf.config.experimental.enable_op_determinism()
 images, labels = load_digits(return_X_y=True)
 x = (images.reshape(-1, 8, 8, 1) * 255 / 16).astype("uint8")
-model = build_model("resnet14_v1", input_shape=(8, 8, 1), num_classes=10, width=24)
+model = {model}
 model.compile(
-    keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    {optimizer},
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     metrics=["accuracy"],
 )
@@ -48,9 +50,9 @@ times = []
 class Times(keras.callbacks.Callback):
     first = None
     def on_train_batch_end(self, batch, logs=None):
-        Times.first = Times.first or time.process_time()
+        Times.first = Times.first or (time.time(), time.process_time())
     def on_epoch_end(self, epoch, logs=None):
-        times.append(time.process_time())
+        times.append((time.time(), time.process_time()))
 model.fit(x[:{examples}], labels[:{examples}], batch_size={batch}, epochs={epochs}, verbose=2,
           validation_data=(x[{examples}:{examples} + 144], labels[{examples}:{examples} + 144]),
           callbacks=[Times()])
@@ -59,65 +61,104 @@ json.dump([Times.first, times], open({out!r}, "w"))
 OURS = """
 import json, sys, time
 sys.path.insert(0, {root!r})
-from examples import train_resnet
+from examples import {script} as script
 from examples.core import cli, training
 times = []
 class Times(training.SaveProgress):
     first = None
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch, logs)
-        Times.first = Times.first or time.process_time()
+        Times.first = Times.first or (time.time(), time.process_time())
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        times.append(time.process_time())
+        times.append((time.time(), time.process_time()))
         if epoch == {epochs} - 1:
             json.dump([Times.first, times], open({out!r}, "w"))
 training.SaveProgress = Times
 sys.argv[1:] = {flags!r}
-cli.run_main(train_resnet.main)
+cli.run_main(script.main)
 """
 
 
-def measure(code: str, out: Path, **values: object) -> tuple[float, float]:
-    """Runs a script; returns seconds to the end of the first step, and of an epoch."""
+SCRIPTS = {
+    "resnet": {
+        "imports": "from examples.models.resnet import build_model",
+        "model": "build_model('resnet14_v1', input_shape=(8, 8, 1), num_classes=10, width=24)",
+        "optimizer": "keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True)",
+    },
+    "transformer": {
+        "imports": "from examples.models.transformer import Size, vision_transformer",
+        "model": "vision_transformer(Size(depth=4, width=64, heads=4, mlp_ratio=4, dropout=0.1, "
+        "norm='layer', norm_position='pre'), image_shape=(8, 8, 1), num_classes=10, patch_size=2)",
+        "optimizer": "keras.optimizers.AdamW(2e-3, weight_decay=0.05)",
+    },
+}
+CLOCKS = ("clock", "processor")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Seconds, on the clock and the processor's.
+
+    Attributes:
+        start: to the end of the first step.
+        epoch: of an epoch after the first, the median.
+    """
+
+    start: tuple[float, float]
+    epoch: tuple[float, float]
+
+
+def measure(code: str, out: Path, **values: object) -> Cost:
+    """Runs a script."""
     text = code.format(root=str(ROOT), out=str(out), epochs=EPOCHS, **values)
+    begun = time.time()
     subprocess.run([sys.executable, "-c", text], check=True, capture_output=True, cwd=ROOT)
     first, ends = json.loads(out.read_text())
-    return first, statistics.median(b - a for a, b in itertools.pairwise(ends))
+    spans = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(ends)]
+    clock, processor = (statistics.median(side) for side in zip(*spans, strict=True))
+    return Cost((first[0] - begun, first[1]), (clock, processor))
 
 
 def main(argv: Sequence[str]) -> None:
     """Measures in turn."""
     del argv
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    starts, epochs = [], []
+    name = f"{os.environ.get('KERAS_BACKEND', 'tensorflow')}, {_FLAGS.script}"
+    found: list[tuple[Cost, Cost]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(_FLAGS.rounds + 1):
             words = [
                 f"--epochs={EPOCHS}", f"--batch_size={BATCH}", f"--limit_examples={EXAMPLES}",
-                f"--deterministic={str(_FLAGS.deterministic).lower()}", "--verbose=2",
+                f"--deterministic={str(_FLAGS.deterministic).lower()}", "--verbose=2", "--shift=0",
                 f"--data_dir={folder}/data", f"--output_dir={folder}/{number}",
             ]  # fmt: skip
             plain = measure(
                 PLAIN, Path(folder) / "plain", deterministic=_FLAGS.deterministic,
-                examples=EXAMPLES, batch=BATCH,
+                examples=EXAMPLES, batch=BATCH, **SCRIPTS[_FLAGS.script],
             )  # fmt: skip
-            ours = measure(OURS, Path(folder) / "ours", flags=words)
+            ours = measure(
+                OURS, Path(folder) / "ours", flags=words, script=f"train_{_FLAGS.script}"
+            )
             if number == 0:
                 continue  # The first prepares the data, and fills the file system's cache.
-            starts.append(ours[0] / plain[0])
-            epochs.append(ours[1] / plain[1])
-            print(
-                f"{backend}: first step after {ours[0]:.1f} s, plain {plain[0]:.1f} s; "
-                f"epoch {ours[1]:.2f} s, plain {plain[1]:.2f} s", flush=True,
-            )  # fmt: skip
-    print(
-        f"{backend}: median ratios: start to first step {statistics.median(starts):.2f}, "
-        f"epoch {statistics.median(epochs):.2f} (of {len(epochs)} rounds)"
-    )
+            found.append((ours, plain))
+            for place, clock in enumerate(CLOCKS):
+                print(
+                    f"{name}, {clock}: first step after {ours.start[place]:.1f} s, plain "
+                    f"{plain.start[place]:.1f} s; epoch {ours.epoch[place]:.2f} s, plain "
+                    f"{plain.epoch[place]:.2f} s", flush=True,
+                )  # fmt: skip
+    for place, clock in enumerate(CLOCKS):
+        starts = [ours.start[place] / plain.start[place] for ours, plain in found]
+        rates = [plain.epoch[place] / ours.epoch[place] for ours, plain in found]
+        print(
+            f"{name}, {clock}: median ratios: start to first step {statistics.median(starts):.2f}, "
+            f"examples per second {statistics.median(rates):.2f} (of {len(found)} rounds)"
+        )
 
 
 if __name__ == "__main__":
+    flags.DEFINE_enum("script", "resnet", list(SCRIPTS), "Which.")
     flags.DEFINE_integer("rounds", 3, "Of both.", 1)
     flags.DEFINE_bool("deterministic", False, "Deterministic kernels, for both.")
     app.run(main)
