@@ -1,6 +1,9 @@
-"""How much memory there is, and what would not fit into it."""
+"""How much memory there is, and what does not fit into it."""
 
+import contextlib
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -8,6 +11,7 @@ import keras
 from examples.core.cli import UsageError
 
 _BYTES = 4  # of a number
+_OVER = re.compile(r"RESOURCE_EXHAUSTED|OOM when|out of memory|not enough memory|t allocate memory")
 
 
 def memory() -> int:
@@ -43,6 +47,26 @@ def check_attention(*, batch_size: int, depth: int, heads: int, tokens: int, fla
             f"(--batch_size={batch_size} x --depth={depth} x --heads={heads} x {tokens:,} x "
             f"{tokens:,} numbers); this machine has {there / 1e9:.0f} GB: make them less"
         )
+
+
+@contextlib.contextmanager
+def told_if_it_ends() -> Iterator[None]:
+    """Says in one line that memory has come to its end, in the words of whichever backend.
+
+    Raises:
+        UsageError: it has.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = isinstance(error, MemoryError) or _OVER.search(str(error))
+        if not told or "space left" in str(error):  # The latter is a disk.
+            raise
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UsageError(
+            f"out of memory ({first[:120]}); make --batch_size, the model or what it reads less "
+            "(with --noresume)"
+        ) from error
 
 
 def _without_scores() -> bool:

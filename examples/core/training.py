@@ -31,6 +31,7 @@ from examples.core.evaluating import evaluate
 from examples.core.files import is_remote, local_copy, local_folder, to_path
 from examples.core.fine_tuning import freeze, initialize
 from examples.core.layerwise import groups, make_layerwise
+from examples.core.memory import told_if_it_ends
 from examples.core.optimizers import Schedule, make_optimizer, make_schedule, parse_drops
 from examples.core.run_state import Progress, Run
 from examples.core.selection import Select, check_selection, is_stale, restore_best
@@ -147,7 +148,7 @@ def run(
         if metrics := folder.finished_metrics():
             print(f"This run had finished already, in {folder.directory}:")
         else:
-            with told_in_a_line():
+            with told_in_a_line(), told_if_it_ends():
                 metrics = train(how, settings, folder, cluster, make_task())
         if metrics is None:
             return
@@ -419,7 +420,12 @@ def custom(
         make = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"--callback={name} cannot be imported: {error}") from error
-    made = make(dict(settings))
+    try:
+        made = make(dict(settings))
+    except Exception as error:
+        raise UsageError(
+            f"--callback={name}, called with the settings, raised {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(made, keras.callbacks.Callback):
         raise UsageError(
             f"--callback={name} must return a keras.callbacks.Callback; received {made!r}"

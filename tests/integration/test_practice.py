@@ -21,7 +21,15 @@ pytest.importorskip("sklearn")
 
 import keras_gamma
 from examples import train_resnet
-from examples.core import averages, fine_tuning, layerwise, memory, selection, soft_labels
+from examples.core import (
+    averages,
+    fine_tuning,
+    layerwise,
+    memory,
+    selection,
+    soft_labels,
+    training,
+)
 from examples.core.cli import UsageError
 from examples.core.decay import decay_kernels, decide_decay
 from examples.core.optimizers import make_optimizer, make_schedule, parse_drops
@@ -220,6 +228,33 @@ def test_attention_that_cannot_fit_is_refused(monkeypatch):
         memory.check_attention(tokens=1001, **fits)
     monkeypatch.setattr(memory, "_without_scores", lambda: True)
     memory.check_attention(tokens=10**6, **fits)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    ],
+)
+def test_the_end_of_memory_is_told_in_a_line(error):
+    with pytest.raises(UsageError, match=r"^out of memory \([^\n]+\); make --batch_size[^\n]*$"):
+        with memory.told_if_it_ends():
+            raise error
+
+
+@pytest.mark.parametrize("text", ["RESOURCE_EXHAUSTED: No space left on device", "a bug of ours"])
+def test_other_ends_are_not(text):
+    with pytest.raises(RuntimeError, match=text):
+        with memory.told_if_it_ends():
+            raise RuntimeError(text)
+
+
+def test_a_callback_that_cannot_be_made_is_told_in_a_line():
+    with pytest.raises(UsageError, match="--callback=os:getcwd, called with the settings, raised"):
+        training.custom("os:getcwd", {}, is_chief=True)
 
 
 # --- fine-tuning ----------------------------------------------------------------------------------
