@@ -144,7 +144,7 @@ def keras_gamma_style():
     return OffsetNorm(name="offset")
 
 
-@pytest.mark.parametrize("by", ["keras_gamma", "keras"])
+@pytest.mark.parametrize("by", ["keras_gamma", pytest.param("keras", marks=pytest.mark.slow)])
 def test_a_loaded_model_is_led_to_the_first_start(by, tmp_path):
     model = block()
     before = started(model)
@@ -169,6 +169,7 @@ def test_a_loaded_model_is_led_to_the_first_start(by, tmp_path):
         np.testing.assert_allclose(values(loaded)[path], before[path] + SHRUNK, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_backup_and_restore_brings_the_start_back(tmp_path):
     def trained(epochs, stop=False):
         keras.utils.set_random_seed(1)
