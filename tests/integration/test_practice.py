@@ -463,7 +463,7 @@ def test_decay_to_the_start_holds_the_backbone_and_resumes_on_two_devices(finish
              "--virtual_devices=2"]  # fmt: skip
     whole, run = ({"flags": [*flags, f"--output_dir={tmp_path / name}"]} for name in NAMES)
     drive([run], kill=["batch", 5], expect=-signal.SIGKILL)
-    assert "Resuming after epoch 1 of 3, step 1 of 2" in drive([whole, run])
+    assert "Resuming after epoch 1 of 3, step 1 of 3" in drive([whole, run])
     (_, expected), (_, found) = (read_checkpoint(tmp_path / name) for name in NAMES)
     assert found.keys() == expected.keys()
     for name, array in expected.items():
