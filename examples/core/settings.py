@@ -21,6 +21,7 @@ from absl import flags
 from examples.core.cli import UsageError
 
 Kind = TypeVar("Kind")
+_LARGEST = 3.4028235e38  # of 32 bits
 
 
 def setting(
@@ -31,6 +32,7 @@ def setting(
     high: float | None = None,
     choices: Sequence[str] | None = None,
     check: Callable[[str], object] | None = None,
+    empty: bool = False,
 ) -> Any:
     """Describes a field of a class of settings, and with it a flag.
 
@@ -41,8 +43,16 @@ def setting(
         high: the largest.
         choices: the only values that are allowed.
         check: function that raises `ValueError` for a wrong value, and is shown it.
+        empty: whether an empty text is one.
     """
-    limits = {"text": text, "low": low, "high": high, "choices": choices, "check": check}
+    limits = {
+        "text": text,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "check": check,
+        "empty": empty,
+    }
     return dataclasses.field(default=default, metadata=limits)
 
 
@@ -54,9 +64,14 @@ def define(kind: type[Any], **defaults: Any) -> None:
     for field in dataclasses.fields(kind):
         default = defaults.get(field.name, field.default)
         holder = _define(field.name, annotations[field.name], default, field.metadata)
-        if field.metadata["check"] is not None:
+        checks = [
+            field.metadata["check"],
+            _check_finite if _plain(annotations[field.name]) is float else None,
+            None if field.metadata["empty"] else _check_not_empty,
+        ]
+        for check in filter(None, checks):
             flags.register_validator(  # type: ignore[no-untyped-call]
-                holder, _validator(field.metadata["check"])
+                holder, _validator(check)
             )
 
 
@@ -149,6 +164,16 @@ def _plain(annotation: Any) -> Any:
     if isinstance(annotation, types.UnionType):
         [annotation] = [one for one in typing.get_args(annotation) if one is not type(None)]
     return annotation
+
+
+def _check_finite(value: float | None) -> None:
+    if value is not None and not abs(value) <= _LARGEST:
+        raise ValueError(f"{value} is no finite number of 32 bits")
+
+
+def _check_not_empty(value: Any) -> None:
+    if value == "":
+        raise ValueError("it is empty; leave the flag out for its default")
 
 
 def _validator(check: Callable[[str], object]) -> Callable[[str], bool]:

@@ -80,10 +80,10 @@ class TrainingSettings:
         check=parse_drops,
     )
     drop_factor: float = setting(0.1, "What it is multiplied by then.", low=0.0, high=1.0)
-    momentum: float = setting(0.9, "Of sgd and rmsprop.", low=0.0, high=1.0)
+    momentum: float = setting(0.9, "Of sgd and rmsprop; less than 1.", low=0.0, high=0.9999)
     nesterov: bool = setting(True, "Nesterov's momentum (sgd).")
     global_clipnorm: float | None = setting(
-        None, "Clip the norm of the whole gradient to this.", low=0.0
+        None, "Clip the norm of the whole gradient to this.", low=1e-9
     )
     use_ema: bool = setting(
         False,

@@ -31,7 +31,7 @@ class TextSettings:
     )
     max_bytes: int = setting(1_000_000, "Bytes to learn from, at most; 0: all.", low=0)
     sequence_length: int = setting(128, "Bytes in an example.", low=2)
-    prompt: str = setting("def ", "What the sample of text begins with.")
+    prompt: str = setting("def ", "What the sample of text begins with.", empty=True)
     sample_bytes: int = setting(400, "Length of the sample.", low=0)
     temperature: float = setting(0.7, "Of the sample; 0: the likeliest byte.", low=0.0)
 

@@ -504,7 +504,20 @@ def test_one_folder_takes_one_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flag", ["--guidelines=papper", "--epochs=0", "--optimizer=sdg", "--weight_decay=-1"]
+    "flag",
+    [
+        "--guidelines=papper",
+        "--epochs=0",
+        "--optimizer=sdg",
+        "--weight_decay=-1",
+        "--weight_decay=1e40",
+        "--learning_rate=nan",
+        "--global_clipnorm=inf",
+        "--output_dir=",
+        "--init_from=",
+        "--momentum=1",
+        "--global_clipnorm=0",
+    ],
 )
 def test_wrong_flags_are_refused(flag):
     with flagsaver.flagsaver():
