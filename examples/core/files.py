@@ -53,7 +53,7 @@ def claimed(directory: Path, work: str) -> Iterator[None]:
             raise UsageError(
                 f"another process is {work} in {directory}; give this one another --output_dir"
             ) from error
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except OSError as error:  # a file, a place that is read-only, one that cannot be
             raise UsageError(
                 f"--output_dir={directory} is not a folder to write to: {error}"
             ) from error

@@ -79,7 +79,7 @@ def parse_drops(words: Sequence[str]) -> list[float]:
         drops = [float(word) for word in words]
     except ValueError as error:
         raise ValueError(f"expected numbers such as 0.5,0.75; got {','.join(words)}") from error
-    if not all(0 < drop < 1 for drop in drops) or sorted(set(drops)) != drops:
+    if not drops or not all(0 < drop < 1 for drop in drops) or sorted(set(drops)) != drops:
         raise ValueError(f"expected ascending numbers between 0 and 1; got {','.join(words)}")
     return drops
 

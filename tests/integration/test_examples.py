@@ -7,6 +7,7 @@ Importing TensorFlow costs seconds, so that one process does several runs.
 import csv
 import dataclasses
 import json
+import pathlib
 import os
 import signal
 import subprocess
@@ -494,6 +495,19 @@ def test_a_run_that_never_got_going_is_not_in_the_way(tmp_path):
         pass  # too large for the data, say
     with run_state.open_run(tmp_path, {"batch_size": 32}, resume=True) as run:
         assert json.loads(run.settings_path.read_text()) == {"batch_size": 32}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(30, "Read-only file system"), FileNotFoundError(2, "No")]
+)
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(tmp_path, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
+    with pytest.raises(UsageError, match="is not a folder to write to"):
+        with run_state.open_run(tmp_path / "run", {}, resume=True):
+            pass
 
 
 def test_one_folder_takes_one_process(tmp_path):

@@ -50,7 +50,7 @@ def test_steps_down():
     np.testing.assert_allclose(values, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-5)
 
 
-@pytest.mark.parametrize("words", [["a"], ["0.7", "0.5"], ["1.0"], ["0.5", "0.5"]])
+@pytest.mark.parametrize("words", [["a"], ["0.7", "0.5"], ["1.0"], ["0.5", "0.5"], []])
 def test_wrong_steps_are_refused(words):
     with pytest.raises(ValueError, match="expected"):
         parse_drops(words)
