@@ -7,8 +7,8 @@ Importing TensorFlow costs seconds, so that one process does several runs.
 import csv
 import dataclasses
 import json
-import pathlib
 import os
+import pathlib
 import signal
 import subprocess
 import sys
