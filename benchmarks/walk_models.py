@@ -36,7 +36,7 @@ _ROWS = flags.DEFINE_string("rows", str(ROWS), "The rows.")
 _SECONDS = flags.DEFINE_float(
     "seconds", 300, "A model may take so many CPU seconds, building included."
 )
-_GIB = flags.DEFINE_float("gib", 4, "A model may take so much memory.")
+_GIB = flags.DEFINE_float("gib", 6, "A process may take so much memory, weights included.")
 _KEEP = flags.DEFINE_string("keep", "", "A folder for the report of each model, as JSON.")
 _MATCH = flags.DEFINE_string("match", "", "Only models whose name contains this.")
 

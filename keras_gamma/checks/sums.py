@@ -83,6 +83,7 @@ class Sums:
         self._tensors = tensors
         self._varying = sum(1 << tensor.number for tensor in tensors if tensor.varies)
         self._linear: dict[tuple[int, int], bool] = {}
+        self._steps: dict[tuple[int, tuple[int, ...]], bool] = {}
         self.found: dict[int, Sum] = {}
         for tensor in tensors:
             if tensor.how is Combination.SUM and tensor.is_live and tensor.varies:
@@ -253,7 +254,11 @@ class Sums:
     def _is_linear_step(self, tensor: Tensor, path: set[int]) -> bool:
         if tensor.is_norm or tensor.how in (Combination.SUM, Combination.BESIDE):
             return True
-        return tensor.linear(tuple(n for n in tensor.operands if n in path))
+        operands = tuple(n for n in tensor.operands if n in path)
+        # To ask costs several runs of the step; nested sums ask the same of the same steps.
+        if (tensor.number, operands) not in self._steps:
+            self._steps[tensor.number, operands] = tensor.linear(operands)
+        return self._steps[tensor.number, operands]
 
     def _is_a_branch(self, fork: int, term: int) -> bool:
         """Whether it passes through weights, and an activation or a normalization."""

@@ -179,7 +179,11 @@ def wrapped():
     h = x
     for name in ("a", "b"):
         branch = keras.Sequential(
-            [layers.LayerNormalization(name="ln"), layers.Dense(12, "relu"), layers.Dense(8)],
+            [
+                layers.LayerNormalization(name=f"{name}_ln"),
+                layers.Dense(12, "relu"),
+                layers.Dense(8),
+            ],
             name=name,
         )
         h = Residual(branch)(h)
@@ -408,7 +412,7 @@ CASES = [
         },
         lambda: keras.KerasTensor((None, 8, 8, 3)),
     ),
-    Case("wrapped", wrapped, {"a/ln": RESIDUAL_LAST, "b/ln": RESIDUAL_LAST, "final_ln": TRUNK}),
+    Case("wrapped", wrapped, {"a_ln": RESIDUAL_LAST, "b_ln": RESIDUAL_LAST, "final_ln": TRUNK}),
     Case(
         "time_distributed",
         time_distributed,

@@ -244,8 +244,8 @@ CASES = [
         patch_merging,
         {"ln1": RESIDUAL_LAST, "merge_ln": TRUNK, "ln2": RESIDUAL_LAST, "final_ln": TRUNK},
     ),
-    # Candidates carry the scale through the inner sum; gates do not.
-    Case("quasi_recurrent", quasi_recurrent, {"ln": OTHER, "final_ln": TRUNK}),
+    # The unrolled recurrence lies within the branch: state and candidate carry the scale on.
+    Case("quasi_recurrent", quasi_recurrent, {"ln": RESIDUAL_LAST, "final_ln": TRUNK}),
     Case("wide_and_deep", wide_and_deep, {"deep_bn1": INTERIOR, "deep_bn2": RESIDUAL_LAST}),
     Case(
         "inception_time",
