@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
+from keras_gamma.decay.units import is_strength
 from keras_gamma.roles.classification import Role
 
 _PRESETS = ("paper", "none", "all")
@@ -80,10 +80,10 @@ class Guidelines:
             if isinstance(value, numbers.Real) and not isinstance(value, (bool, int)):
                 value = float(value)  # NumPy's numbers, too, which JSON does not know.
                 object.__setattr__(self, field.name, value)
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+            if not (isinstance(value, (int, float)) and is_strength(value)):
                 raise ValueError(
-                    f"Guidelines: `{field.name}` must be True, False or a finite factor ≥ 0. "
-                    f"Received: {value!r}"
+                    f"Guidelines: `{field.name}` must be True, False or a finite factor ≥ 0 "
+                    f"(of 32 bits). Received: {value!r}"
                 )
 
     @classmethod

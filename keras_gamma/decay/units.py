@@ -24,16 +24,22 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 _STEPS_ASKED = 2000
+_LARGEST = 3.4028235e38
+
+
+def is_strength(number: float) -> bool:
+    """Whether it is a number ≥ 0 that is finite in 32 bits, as most variables have."""
+    return 0.0 <= number <= _LARGEST
 
 
 def check_strength(name: str, value: Any) -> float:
-    """`value` as a float. Raises `ValueError` unless it is a finite number ≥ 0."""
+    """`value` as a float. Raises `ValueError` unless it is a number ≥ 0, finite in 32 bits."""
     try:
         number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number) or number < 0:
-        raise ValueError(f"`{name}` must be a finite number ≥ 0. Received: {value!r}")
+    if not is_strength(number):
+        raise ValueError(f"`{name}` must be a finite number ≥ 0 (of 32 bits). Received: {value!r}")
     return number
 
 

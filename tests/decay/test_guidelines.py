@@ -54,12 +54,13 @@ def test_numbers_of_other_kinds_become_floats():
     assert Guidelines(interior=True).interior is True
 
 
-@pytest.mark.parametrize("wrong", [-1, -1e-9, float("nan"), float("inf"), "1", None, [1]])
+@pytest.mark.parametrize("wrong", [-1, -1e-9, float("nan"), float("inf"), 1e39, "1", None, [1]])
 def test_wrong_factors(wrong):
     with pytest.raises(ValueError) as error:
         Guidelines(interior=wrong)
     assert str(error.value) == (
-        f"Guidelines: `interior` must be True, False or a finite factor ≥ 0. Received: {wrong!r}"
+        f"Guidelines: `interior` must be True, False or a finite factor ≥ 0 (of 32 bits). "
+        f"Received: {wrong!r}"
     )
 
 

@@ -75,11 +75,15 @@ def test_one_of_two_strengths():
         units.l2_from(l2=1, weight_decay=2)
 
 
-@pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, True, "1", b"1", None, [1], 10**400])
+@pytest.mark.parametrize(
+    "wrong", [-1, math.nan, math.inf, True, "1", b"1", None, [1], 10**400, 1e39]
+)
 def test_strengths(wrong):
     with pytest.raises(ValueError) as error:
         units.check_strength("name", wrong)
-    assert str(error.value) == f"`name` must be a finite number ≥ 0. Received: {wrong!r}"
+    assert (
+        str(error.value) == f"`name` must be a finite number ≥ 0 (of 32 bits). Received: {wrong!r}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,7 +215,7 @@ def test_steps_of_a_list():
 def test_what_is_out_of_range_is_named(name, call):
     with pytest.raises(ValueError) as error:
         call()
-    assert str(error.value) == f"`{name}` must be a finite number ≥ 0. Received: -1"
+    assert str(error.value) == f"`{name}` must be a finite number ≥ 0 (of 32 bits). Received: -1"
 
 
 def test_shares_and_rates():
