@@ -113,6 +113,7 @@ def test_the_guard_and_the_audit_say_no(eager):
     assert keras_gamma.audit(model).answer == "could not tell"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("eager", MODES)
 @pytest.mark.parametrize("cls", [Own, Adding])
 def test_it_is_told_without_a_guard(cls, eager, tmp_path):
@@ -178,6 +179,7 @@ class OnlyLooking(Own):
         return {"loss": keras.ops.mean(args[-1][0])}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.skipif(BACKEND == "jax", reason="its steps are written otherwise")
 @pytest.mark.parametrize("cls", [InTwoParts, ByTheInnerModel, OnlyLooking])
 def test_there_is_no_false_alarm(cls):

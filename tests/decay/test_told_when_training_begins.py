@@ -241,6 +241,7 @@ def saved_by_keras(model, folder):
     return keras.models.load_model(folder / "m.keras")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("given", [lambda plan: plan, lambda plan: plan.factors()])
 def test_what_an_optimizer_was_made_with_is_missed_by_the_next_one(given):
     """`decay=plan` of an optimizer of ours, and then a `compile` with one of Keras."""
@@ -265,6 +266,7 @@ def test_what_an_optimizer_was_made_with_is_missed_by_the_next_one(given):
     assert not found and keras_gamma.audit(model).answer != "no"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("how", ["loaded", "built by hand", "inside another", "without factors"])
 def test_whoever_builds_an_optimizer_with_factors(how, tmp_path):
     model = roads.with_head(roads.base())

@@ -12,6 +12,7 @@ if keras.backend.backend() != "tensorflow":
 from tests.models.keras_io import CASES, delta_rule, mapped
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", CASES)
 def test_the_roles_are_those_by_hand(name):
     build, inputs, expected = CASES[name]

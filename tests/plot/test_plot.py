@@ -78,7 +78,7 @@ def test_the_layout_of_a_small_network():
     assert len(layout.edges) == 17
 
 
-@pytest.mark.one_in(10)
+@pytest.mark.one_in(20)
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_every_network_is_laid_out(case):
     layout, graph = layout_of(case.build(), case.example())
