@@ -3,7 +3,7 @@
 `pytest -m "slow or not slow"` runs everything. A test that is named (`file.py::test`) runs, too.
 
 `SHARE=2/3` runs the second third of cases that are alike: for several environments, of which each
-runs another third, and all of them the tests that have few cases.
+runs another third, and all of them the tests that have few cases. CI's slow tests come in halves.
 
 Where a file asks for `steps`, its training steps run eagerly by default, as tracing them would take
 most of its time; the slow tests trace and compile them.
@@ -122,9 +122,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         mark = alike[0].get_closest_marker("one_in")
         if mark is not None:
             [step] = mark.args
-            for number, item in enumerate(alike):
-                if (number - first % min(step, len(alike))) % step:
-                    item.add_marker("slow")
+            start = first % min(step, len(alike))
+            slow = [item for number, item in enumerate(alike) if (number - start) % step]
+            for item in slow:
+                item.add_marker("slow")
+            left_out.update(item for i, item in enumerate(slow) if (i - share) % shares)
         elif len(alike) >= MANY:
             left_out.update(c for i, c in enumerate(alike) if (i - first) % shares)
     if left_out:
