@@ -11,6 +11,7 @@ most of its time; the slow tests trace and compile them.
 Random examples are the same ones each time; `HYPOTHESIS_PROFILE=random` draws others.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -86,10 +87,23 @@ def steps(request: pytest.FixtureRequest) -> Generator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    """Skips a test whose fixtures use what this version of Keras lacks."""
+    with _skipped_if_newer():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, object, object]:
     """Skips a test that itself uses what this version of Keras lacks."""
-    try:
+    with _skipped_if_newer():
         return (yield)
+
+
+@contextlib.contextmanager
+def _skipped_if_newer() -> Generator[None]:
+    try:
+        yield
     except AttributeError as error:
         # Of the message, for Keras raises the errors of a `call` anew.
         found = re.search(r"module '(keras\.\S+)' has no attribute '(\w+)'", str(error))
