@@ -226,8 +226,9 @@ class StandardizedConv(layers.Conv2D):
     """Its kernel is standardized whenever it is used."""
 
     def call(self, x):
-        mean, variance = ops.moments(self.kernel, axes=[0, 1, 2], keepdims=True)
-        kernel = (self.kernel - mean) * ops.rsqrt(variance + 1e-5)
+        kernel = ops.convert_to_tensor(self.kernel)  # JAX takes no variable here.
+        mean, variance = ops.moments(kernel, axes=[0, 1, 2], keepdims=True)
+        kernel = (kernel - mean) * ops.rsqrt(variance + 1e-5)
         return ops.conv(x, kernel, strides=list(self.strides), padding=self.padding)
 
 
