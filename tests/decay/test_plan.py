@@ -505,6 +505,7 @@ def test_unbuilt_model_without_inputs():
         keras_gamma.find_roles(keras.Sequential([layers.Dense(3)]))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "inputs",
     [

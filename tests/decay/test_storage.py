@@ -388,6 +388,7 @@ def archive(tmp_path_factory):
     return saved(model, tmp_path_factory.mktemp("archive") / "m.keras")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("change", "message"),
     [

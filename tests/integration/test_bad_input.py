@@ -184,6 +184,7 @@ def test_a_plan_of_another_model_changes_nothing():
 # Archives -------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
 def test_truncated_archives(tmp_path, share):
     m = model()
@@ -219,6 +220,7 @@ def rewritten(archive, tmp_path, record):
     return target
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"null", b"[]", b"3", b'"x"', b"{}", b"\xff\xfe", b'{"format": "other"}',

@@ -501,6 +501,7 @@ class Calls(keras.callbacks.Callback):
         self.calls.append((name, [a for a in plain if a]))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "arguments",

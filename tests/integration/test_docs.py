@@ -71,6 +71,7 @@ DIFFS = re.findall(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("side", [" -", " +"], ids=["before", "after"])
 @pytest.mark.parametrize("diff", DIFFS)

@@ -69,6 +69,7 @@ def same(one, other):
 # --- which examples, and when ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_batches_are_bytes_of_one_shape(data, whole):
     assert (data.train_size, data.test_size, data.num_classes) == (150, 18, 10)
     assert len(whole) == 2 * STEPS

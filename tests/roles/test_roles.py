@@ -15,7 +15,7 @@ from tests.models.role_models import BY_NAME, CASES, FLAT
 from tests.models.role_parts import SubclassedNet
 
 # Every law holds for every model of the table: by default each looks at its own tenth of them.
-pytestmark = pytest.mark.one_in(25)
+pytestmark = pytest.mark.one_in(40)
 
 KINDS = {
     "resnet_v1_basic": "batch",
@@ -79,7 +79,7 @@ def every_name(model):
 # --- the table ---------------------------------------------------------------
 
 
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(12)
 @every_case
 def test_roles_of_the_table(case):
     check(find_roles(case.build(), case.example()), case.expected)
