@@ -41,13 +41,20 @@ class Asker(NamedTuple):
     archive: Any = None
 
 
+def _stack() -> Iterator[FrameType]:
+    """The calls that are going on, inner ones first; none where the stack is not to be seen."""
+    if keras.backend.backend() == "torch" and _is_compiled_by_torch():
+        return  # What is compiled was run before.
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
 def asked_by() -> Asker:
     """Who runs the forward pass that is going on, if it is known."""
-    if keras.backend.backend() == "torch" and _is_compiled_by_torch():
-        return Asker()  # The stack is not to be seen there; what is compiled was run before.
-    frame: FrameType | None = sys._getframe(1)
     archive = None
-    while frame is not None:
+    for frame in _stack():
         name = frame.f_code.co_name
         if name.endswith(_STEPS):
             found = frame.f_locals.get("self")
@@ -58,23 +65,18 @@ def asked_by() -> Asker:
             archive = found if type(found).__name__.endswith("ExportArchive") else archive
         elif name == "export" and isinstance(frame.f_locals.get("self"), keras.Model):
             return Asker()
-        frame = frame.f_back
     return Asker(archive=archive)
 
 
 def models_asking() -> Iterator[keras.Model]:
     """The models of which a method is running, inner ones first."""
-    if keras.backend.backend() == "torch" and _is_compiled_by_torch():
-        return
     seen: set[int] = set()
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
+    for frame in _stack():
         if "self" in frame.f_code.co_varnames:
             found = frame.f_locals.get("self")
             if isinstance(found, keras.Model) and id(found) not in seen:
                 seen.add(id(found))
                 yield found
-        frame = frame.f_back
 
 
 def running_step(model: keras.Model) -> Hashable | None:
@@ -84,19 +86,15 @@ def running_step(model: keras.Model) -> Hashable | None:
         What stays the same for as long as it runs. In another run it is something else, unless it
         was called from the same place with nothing counted there.
     """
-    if keras.backend.backend() == "torch" and _is_compiled_by_torch():
-        return None
     step: FrameType | None = None
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name.endswith("train_step") and frame.f_locals.get("self") is model:
-            step = frame  # The outermost: it may call others of that name, one after another.
-        frame = frame.f_back
+    for called in _stack():
+        if called.f_code.co_name.endswith("train_step") and called.f_locals.get("self") is model:
+            step = called  # The outermost: it may call others of that name, one after another.
     if step is None:
         return None
     # Functions around it wait: neither where they are nor what they count changes.
     around: list[Hashable] = [id(step)]
-    frame = step.f_back
+    frame: FrameType | None = step.f_back
     while frame is not None and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         own = set(frame.f_code.co_varnames) - set(frame.f_code.co_cellvars)
         counts = tuple(v for n, v in frame.f_locals.items() if n in own and type(v) is int)
