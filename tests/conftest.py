@@ -29,6 +29,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # What older versions of Keras lack: tests that use it are skipped there, and say so.
 NEWER = {
+    "RematScope": "3.9",
     "RMSNormalization": "3.9",
     "rms_normalization": "3.9",
     "Muon": "3.10",
@@ -106,7 +107,7 @@ def _skipped_if_newer() -> Generator[None]:
         yield
     except AttributeError as error:
         # Of the message, for Keras raises the errors of a `call` anew.
-        found = re.search(r"module '(keras\.\S+)' has no attribute '(\w+)'", str(error))
+        found = re.search(r"module '(keras[.\w]*)' has no attribute '(\w+)'", str(error))
         if found is None or found[2] not in NEWER or _raised_by_keras_gamma(error):
             raise
         pytest.skip(f"needs {found[1]}.{found[2]}, of Keras {NEWER[found[2]]}")
