@@ -26,6 +26,11 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._layers)
 
 
+def has_sublayers(layer: keras.Layer) -> bool:
+    """Whether `layer` owns any layer."""
+    return bool(layer._layers)
+
+
 def has_mask(tensor: keras.KerasTensor) -> bool:
     """Whether Keras passes a mask along with a tensor."""
     return getattr(tensor, "_keras_mask", None) is not None

@@ -4,6 +4,7 @@ from keras_gamma._keras.devices import inside_a_strategy as inside_a_strategy
 from keras_gamma._keras.interception import intercept_symbolic_calls as intercept_symbolic_calls
 from keras_gamma._keras.layers import flatten_layers as flatten_layers
 from keras_gamma._keras.layers import has_mask as has_mask
+from keras_gamma._keras.layers import has_sublayers as has_sublayers
 from keras_gamma._keras.layers import is_graph_operation as is_graph_operation
 from keras_gamma._keras.layers import is_layer_of_keras as is_layer_of_keras
 from keras_gamma._keras.layers import is_operation_class_of_keras as is_operation_class_of_keras

@@ -61,7 +61,7 @@ def computes_kernels(layer: keras.Layer) -> bool:
     """
     if isinstance(layer, keras.layers.SpectralNormalization):
         return True
-    if not _layers.sublayers(layer) or isinstance(layer, keras.Model):
+    if not _layers.has_sublayers(layer) or isinstance(layer, keras.Model):
         return False
     words: set[str] = set()
     for cls in type(layer).__mro__:

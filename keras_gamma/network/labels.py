@@ -28,4 +28,4 @@ def label_of(scope: Sequence[keras.Layer], operation: keras.Operation | None = N
 def _is_leaf_of_keras(scope: Sequence[keras.Layer]) -> bool:
     if not scope or isinstance(scope[-1], keras.Model):
         return False
-    return _layers.is_layer_of_keras(scope[-1]) and not _layers.sublayers(scope[-1])
+    return _layers.is_layer_of_keras(scope[-1]) and not _layers.has_sublayers(scope[-1])

@@ -6,6 +6,7 @@ the layer on numbers and keeps it only if it does what a normalization does.
 """
 
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Sequence
@@ -120,7 +121,12 @@ def registered(layer: keras.Layer) -> Normalization | None:
 
 def is_layer_scale(layer: keras.Layer) -> bool:
     """Whether `layer` is a LayerScale: a learned gain that is not a normalization's."""
-    return _LAYER_SCALE.search(type(layer).__name__) is not None
+    return _is_named(_LAYER_SCALE, type(layer).__name__)
+
+
+@functools.lru_cache(1024)
+def _is_named(pattern: re.Pattern[str], name: str) -> bool:
+    return pattern.search(name) is not None
 
 
 def own_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
@@ -141,9 +147,9 @@ def _scale_candidates(layer: keras.Layer) -> list[str]:
 
 def looks_like_normalization(layer: keras.Layer) -> bool:
     """Whether `layer` has a scale and is named, or built, as normalizations are."""
-    if _keras.sublayers(layer) or is_layer_scale(layer):
+    if _keras.has_sublayers(layer) or is_layer_scale(layer):
         return False
-    named = _NORM.search(type(layer).__name__) is not None
+    named = _is_named(_NORM, type(layer).__name__)
     if not named and not any(hasattr(layer, name) for name in _EPSILON_NAMES):
         return False
     return any(name.lstrip("_") in _SCALE_NAMES for name in own_variables(layer))
@@ -159,7 +165,7 @@ def holds_one(layer: keras.Layer) -> bool:
 
 def may_be_normalization(layer: keras.Layer) -> bool:
     """Whether `layer` is worth a probe: a leaf that Keras does not document."""
-    leaf = not _keras.sublayers(layer) and not isinstance(layer, keras.Model)
+    leaf = not _keras.has_sublayers(layer) and not isinstance(layer, keras.Model)
     return leaf and not _keras.is_layer_of_keras(layer)
 
 

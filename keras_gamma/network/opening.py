@@ -144,7 +144,7 @@ class Opener:
 
     def _closed(self, layer: keras.Layer, cause: Exception) -> ClosedCode | None:
         """For code whose graph cannot be read: worth it only for what it calls."""
-        if not _layers.sublayers(layer) or isinstance(layer, keras.layers.RNN):
+        if not _layers.has_sublayers(layer) or isinstance(layer, keras.layers.RNN):
             return None
         return ClosedCode(self._writer, layer, first_sentence(cause))
 

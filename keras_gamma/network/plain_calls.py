@@ -29,7 +29,7 @@ def is_plain(
             return False
         if kwargs.get("training"):
             return False
-    if _layers.sublayers(layer):
+    if _layers.has_sublayers(layer):
         return False
     tensors = args[0] if isinstance(args[0], (list, tuple)) else args
     dtype = layer.compute_dtype

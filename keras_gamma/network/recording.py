@@ -96,10 +96,16 @@ class Recording:
         return id(tensor) in self._number
 
     def note_step(
-        self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any
+        self,
+        operation: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        outputs: Any,
+        numbers: tuple[int | None, ...] | None = None,
     ) -> None:
         """Writes down a call that is not opened any further; its outputs are assigned."""
-        numbers = tuple(self._number[id(t)] for t in symbols_in(outputs))
+        if numbers is None:
+            numbers = tuple(self._number[id(t)] for t in symbols_in(outputs))
         self.steps.append(Step(operation, args, kwargs, outputs, numbers))
 
     def close(self, layers: Iterable[keras.Layer], cause: str) -> None:

@@ -73,13 +73,21 @@ class Shapes:
         ):
             return None
         shape = args[0].shape
-        try:
-            # Functional models know what came of it: for convolutions that saves Keras a while.
-            if operation.input.shape == shape:
-                return operation.output.shape
-        except (AttributeError, ValueError):  # It was never called so, or has several outputs.
-            pass
-        return operation.compute_output_shape(shape)
+        return _recorded_shape(operation, shape) or operation.compute_output_shape(shape)
+
+
+def _recorded_shape(layer: keras.Layer, shape: Any) -> tuple[int, ...] | None:
+    """What a Functional model knows of it: for convolutions that saves Keras a while.
+
+    The record leaves the batch dimension open, which layers of Keras hand on.
+    """
+    try:
+        taken, made = layer.input.shape, layer.output.shape
+    except (AttributeError, ValueError):  # It was never called so, or has several outputs.
+        return None
+    if taken[1:] != shape[1:] or taken[:1] != (None,) or made[:1] != (None,) or None in made[1:]:
+        return None
+    return (shape[0], *made[1:])
 
 
 def fits(spec: Any, tensors: Any) -> bool:

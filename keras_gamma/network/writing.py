@@ -82,7 +82,7 @@ class Writer:
         number = recording.write(Kind.NORM, numbers, self.label(), constant=constant)
         recording.calls.append(NormCall(layer, entry, number))
         recording.assign(outputs, number)
-        recording.note_step(layer, args, kwargs, outputs)
+        recording.note_step(layer, args, kwargs, outputs, (number,))
         return outputs
 
     def view(self, tensor: Any, shape: tuple[int, ...], function: Callable[[Any], Any]) -> Any:
@@ -184,7 +184,7 @@ class Writer:
         recording.powers[written] = 1.0 if homogeneous else None
         if len(self.scope) > 2:  # A layer between the model and this one may compute its kernel.
             self.gains.look(layer, (tensor,), written, self.scope)
-        recording.note_step(layer, (tensor,), {}, outputs)
+        recording.note_step(layer, (tensor,), {}, outputs, (written,))
         return outputs
 
     def sum_of_two(self, layer: keras.Layer, operands: Any, outputs: keras.KerasTensor) -> Any:
@@ -203,7 +203,7 @@ class Writer:
         written = recording.write(Kind.SUM, numbers, self.label(), False, self._group)
         recording.assign(outputs, written)
         recording.powers[written] = 1.0
-        recording.note_step(layer, (operands,), {}, outputs)
+        recording.note_step(layer, (operands,), {}, outputs, (written,))
         return outputs
 
     def _without_node(

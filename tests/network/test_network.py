@@ -94,3 +94,26 @@ def test_the_monitor_traces_once_at_the_start(traces):
     model.fit(x, x, batch_size=4, verbose=0, callbacks=[monitor])
     assert traces == ["block"]
     assert len(monitor.history) == 2
+
+
+def test_shapes_that_keras_recorded_are_not_inferred_again(monkeypatch):
+    x = keras.Input((8, 8, 2))
+    conv = layers.Conv2D(4, 3, strides=2)
+    model = keras.Model(x, layers.Conv2D(3, 1)(layers.BatchNormalization()(conv(x))))
+    inferred = []
+    infer = layers.Conv2D.compute_output_shape
+
+    def counted(layer, shape):
+        inferred.append(shape)
+        return infer(layer, shape)
+
+    monkeypatch.setattr(layers.Conv2D, "compute_output_shape", counted)
+    assert [t.shape for t in keras_gamma.network.trace(model).steps[-1].args] == [(2, 3, 3, 4)]
+    assert not inferred
+    # Called on another shape than the first time, that is of no use.
+    larger = keras.Input((16, 16, 2))
+    model = keras.Model(larger, conv(larger))
+    inferred.clear()
+    network = keras_gamma.network.trace(model)
+    assert network.steps[-1].outputs.shape == (2, 7, 7, 4)
+    assert inferred == [(2, 16, 16, 2)]
