@@ -8,12 +8,12 @@ all decayed; keras_gamma decides about γ; biases and β are left alone.
 
 import re
 from functools import partial
-from typing import Any
 
 import keras
 
 import keras_gamma
 from examples.core.fine_tuning import HEAD
+from examples.core.optimizers import Schedule, remembered
 from keras_gamma import Role, units
 from keras_gamma.decay import doses
 
@@ -95,7 +95,7 @@ def tell_dose(
     kind: str,
     weight_decay: float,
     guidelines: keras_gamma.Guidelines,
-    schedule: Any,
+    schedule: Schedule,
     steps: int,
     momentum: float,
     decay_to: str = "zero",
@@ -120,6 +120,7 @@ def tell_dose(
     if kind == "coupled" and optimizer != "sgd":
         return f"Dose: none can be told, since {optimizer} divides the L2 by √v."
     passes = momentum if kind == "coupled" else 0.0
+    schedule = remembered(schedule)
     told = doses.tell(strengths, schedule, steps, passes)
     last = weight_decay * guidelines.factor(Role.RESIDUAL_LAST)
     harmful = units.dose(last, schedule, steps, momentum=passes) >= HARMFUL_DOSE

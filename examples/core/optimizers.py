@@ -1,9 +1,11 @@
 """Learning rate schedules and optimizers by name."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
+import tensorflow as tf
 
 import keras_gamma
 
@@ -67,6 +69,23 @@ def make_schedule(
         warmup_target=peak,
         warmup_steps=warmup_steps,
     )
+
+
+def remembered(schedule: Schedule) -> float | Callable[[int], float]:
+    """Returns the same schedule, which is asked once for each step, and in a graph if there is one.
+
+    Keras' schedules take a millisecond a step outside of it, and a run has thousands.
+    """
+    if not callable(schedule):
+        return schedule
+    in_graph = keras.backend.backend() == "tensorflow"
+    ask = tf.function(schedule, input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
+
+    @functools.cache
+    def rate(step: int) -> float:
+        return float(ask(tf.constant(step, tf.int64)) if in_graph else schedule(step))
+
+    return rate
 
 
 def parse_drops(words: Sequence[str]) -> list[float]:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
+from examples.data.graphs import unconverted
 from examples.data.loading import ImageData
 
 # Images and labels of a batch, and a seed for whatever is drawn.
@@ -21,6 +22,7 @@ _SMALL = 256 << 20  # bytes of decoded images, to keep for evaluation
 _READY = 2  # batches that wait for the device: of large images, more would fill the memory
 
 
+@unconverted
 def train_batches(
     data: ImageData,
     *,

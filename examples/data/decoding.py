@@ -39,11 +39,26 @@ def checks(
         where: where it was read, for the error.
     """
     known = tf.logical_and(label >= 0, label < classes)
-    found = [tf.debugging.Assert(known, [NO_LABEL, label, *where])]
+    found = [_check(known, NO_LABEL, label, *where)]
     if encoded.dtype == tf.string:
         starts = [tf.strings.substr(encoded, 0, len(magic)) == magic for magic in _MAGIC]
-        found.append(tf.debugging.Assert(tf.reduce_any(starts), [NO_IMAGE, *where]))
+        found.append(_check(tf.reduce_any(starts), NO_IMAGE, *where))
     return found
+
+
+def check_whole(example: tf.Tensor, where: list[tf.Tensor | str]) -> tf.Operation:
+    """Returns an assertion that stops the pipeline where a file ends before its time.
+
+    Args:
+        example: as it was read from the file; empty at its end.
+        where: as for `checks`.
+    """
+    return _check(tf.strings.length(example) > 0, ENDS_EARLY, *where)
+
+
+def _check(condition: tf.Tensor, *told: tf.Tensor | str) -> tf.Operation:
+    # `tf.debugging.Assert` would branch first, for each example anew.
+    return tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(x) for x in told])
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from sklearn import datasets
 
 _TEST_EVERY = 5
 
@@ -41,6 +40,8 @@ class Split(NamedTuple):
 
 def load() -> dict[str, Split]:
     """Returns both splits; images have shape `(examples, 8, 8, 1)`."""
+    from sklearn import datasets  # only to prepare the set
+
     found = datasets.load_digits()
     return {
         split: Split(indices, found.images[indices][..., np.newaxis], found.target[indices])

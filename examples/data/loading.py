@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from examples.core.cli import UsageError
 from examples.core.memory import memory
 from examples.data import decoding
+from examples.data.graphs import unconverted
 from examples.data.preparing import available_splits, first_line, prepared, supervised_keys
 from examples.data.reading import Records, records_of
 from examples.data.splits import Splits, choose, warn_if_shared
@@ -70,6 +71,7 @@ class ImageData:
         }
 
 
+@unconverted
 def load_images(
     name: str,
     *,
@@ -118,7 +120,7 @@ def load_images(
 
     def examples(split: str, limit: int = 0) -> tuple[tf.data.Dataset, int]:
         reading = readings[split].first(limit) if limit else readings[split]
-        return reading.examples(streamed), reading.size
+        return reading.examples(), reading.size
 
     train, train_size = examples(splits.train, limit_examples)
     validation, validation_size = examples(splits.validation) if splits.validation else (None, 0)
@@ -198,9 +200,11 @@ class _Kind:
             record: tuple[tf.Tensor, ...], seed: tf.Tensor | None = None
         ) -> tuple[tf.Tensor, tf.Tensor]:
             file, place, example = record
+            where = [tf.constant(names)[file], place]
+            with tf.control_dependencies([decoding.check_whole(example, where)]):
+                example = tf.identity(example)
             found = features.deserialize_example(example, decoders=skip)
             encoded, label = found[self.image_key], found[self.label_key]
-            where = [tf.constant(names)[file], place]
             with tf.control_dependencies(decoding.checks(encoded, label, self.classes, where)):
                 encoded = tf.identity(encoded)
             size, channels = self.shape[:2], self.shape[2]
@@ -233,9 +237,9 @@ class _Reading:
             records=self.records and self.records.first(number),
         )
 
-    def examples(self, streamed: bool) -> tf.data.Dataset:
+    def examples(self) -> tf.data.Dataset:
         """Returns decoded examples, in order."""
-        if streamed and self.records is not None:
+        if self.records is not None:
             decode = self.kind.decoder(self.records.names)
             return self.records.in_order().map(
                 lambda *record: decode(record, None), num_parallel_calls=tf.data.AUTOTUNE
@@ -256,6 +260,7 @@ class _Reading:
 def _open(builder: tfds.core.DatasetBuilder, split: str, kind: _Kind) -> _Reading:
     """Returns a split, once it is known that it is there, and has labels."""
     info = builder.info
+    skip = {kind.image_key: tfds.decode.SkipDecoding()}
     try:
         records = records_of(info, split) if info.splits else None
         dataset = builder.as_dataset(split=split, shuffle_files=False) if not records else None
@@ -268,16 +273,17 @@ def _open(builder: tfds.core.DatasetBuilder, split: str, kind: _Kind) -> _Readin
         if records.size == 0:
             check_labels(info.name, split, [])
         records.check_files()
-        labels = records.in_order().map(
-            lambda file, place, example: kind.info.features.deserialize_example(
-                example, decoders={kind.image_key: tfds.decode.SkipDecoding()}
-            )[kind.label_key]
-        )
         size = records.size
+        labels = [
+            int(info.features.deserialize_example(example, decoders=skip)[kind.label_key])
+            for example in records.head(_LABELS)
+        ]
     else:
         assert dataset is not None
-        labels, size = dataset.map(lambda example: example[kind.label_key]), len(dataset)
-    check_labels(info.name, split, [int(label) for label in labels.take(_LABELS)])
+        size = len(dataset)
+        labels = [int(example[kind.label_key]) for example in dataset.take(_LABELS)]
+    if labels or not size:  # else its files have ended early, which is told when they are read
+        check_labels(info.name, split, labels)
     return _Reading(builder, split, kind, size, records)
 
 

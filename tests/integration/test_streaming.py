@@ -284,7 +284,7 @@ def test_files_that_are_missing_or_damaged_are_told(data_dir, tmp_path):
         UsageError, match=rf"damaged: there is no example 29 \(from 0\) of .*{name}"
     ):
         with decoding.told_in_a_line():
-            records(load(copy), 50, seed=0)
+            list(load(copy).train)
     file.unlink()
     with pytest.raises(UsageError, match=f"1 of 5 files of the data set are missing: .*{name}"):
         load(copy)
