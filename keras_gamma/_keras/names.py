@@ -24,9 +24,11 @@ from keras_gamma._keras.preservation import preserve_attributes as preserve_attr
 from keras_gamma._keras.preservation import preserve_auto_names as preserve_auto_names
 from keras_gamma._keras.stepping import ASKED_IN_A_STEP as ASKED_IN_A_STEP
 from keras_gamma._keras.stepping import asked_by as asked_by
+from keras_gamma._keras.stepping import living_models as living_models
 from keras_gamma._keras.stepping import models_around as models_around
 from keras_gamma._keras.stepping import models_asking as models_asking
 from keras_gamma._keras.stepping import optimizers_of as optimizers_of
+from keras_gamma._keras.stepping import outermost as outermost
 from keras_gamma._keras.stepping import running_step as running_step
 from keras_gamma._keras.training import TracedStep as TracedStep
 from keras_gamma._keras.training import initial_epoch as initial_epoch

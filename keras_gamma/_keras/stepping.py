@@ -4,6 +4,7 @@ Private names used here, and why there is no public way:
 
 * `Layer._get_call_context`, `Layer._get_own_losses`: what Keras asks of every layer in a forward
   pass, and where a model's losses are gathered, whatever model holds the layer (`ASKED_IN_A_STEP`).
+* `CallContext.entry_layer`: the layer whose call began the pass.
 * The names of `fit`, `train_on_batch` and `train_step` on the stack: a layer does not know who
   trains it, nor an optimizer what.
 * The name `ExportArchive` at the end of a class's: what `keras.export.ExportArchive()` returns is
@@ -33,12 +34,13 @@ class Asker(NamedTuple):
 
     Args:
         trainer: the model with an optimizer whose training is running, the innermost one.
-        archive: the `keras.export.ExportArchive` that traces it, by other hands than
-            `Model.export`.
+        archive: the `keras.export.ExportArchive` that traces it.
+        exporter: the model whose `export` made that archive, if none was made by hand.
     """
 
     trainer: keras.Model | None = None
     archive: Any = None
+    exporter: keras.Model | None = None
 
 
 def _stack() -> Iterator[FrameType]:
@@ -64,8 +66,13 @@ def asked_by() -> Asker:
             found = frame.f_locals.get("self")
             archive = found if type(found).__name__.endswith("ExportArchive") else archive
         elif name == "export" and isinstance(frame.f_locals.get("self"), keras.Model):
-            return Asker()
+            return Asker(archive=archive, exporter=frame.f_locals["self"])
     return Asker(archive=archive)
+
+
+def outermost(context: Any) -> Any:
+    """The layer whose call began a forward pass, by the context that Keras hands through it."""
+    return getattr(context, "entry_layer", None)
 
 
 def models_asking() -> Iterator[keras.Model]:
@@ -105,10 +112,10 @@ def running_step(model: keras.Model) -> Hashable | None:
     return tuple(around)
 
 
-def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
-    """The optimizer that a model is compiled with, and others that it has as attributes."""
+def optimizers_of(holder: Any) -> list[keras.optimizers.Optimizer]:
+    """The optimizers that a model, or an optimizer, has as attributes: what it is compiled with."""
     found: dict[int, keras.optimizers.Optimizer] = {}
-    for name, value in vars(model).items():
+    for name, value in vars(holder).items():
         if isinstance(value, (list, tuple, dict)) and not name.startswith("_"):
             values = list(value.values()) if isinstance(value, dict) else list(value)
         else:
@@ -129,6 +136,15 @@ def models_around(layers: Iterable[keras.Layer]) -> list[keras.Model]:
     Layers do not know by what they are held, so that all models that there are have to be asked.
     """
     wanted = {id(layer) for layer in layers}
+    return [
+        model
+        for model in living_models()
+        if any(id(layer) in wanted for layer in flatten_layers(model))
+    ]
+
+
+def living_models() -> list[keras.Model]:
+    """All models that there are and have a training step."""
     kinds: set[type] = set()
     todo = [keras.Model]
     while todo:
@@ -143,5 +159,4 @@ def models_around(layers: Iterable[keras.Layer]) -> list[keras.Model]:
         if type(model) in kinds
         if getattr(model, "train_function", None) is not None
         or getattr(model, "test_function", None) is not None
-        if any(id(layer) in wanted for layer in flatten_layers(model))
     ]

@@ -81,13 +81,15 @@ def audit(
         raise ValueError(
             "Call audit outside of strategy.scope(): it takes steps of its own, on one device."
         )
-    measured = measure(model)
     plans = [] if guidelines is not None else intentions.plans_of(model, plan)
     problems: list[str] = []
     if plans:
+        measured = measure(model)
         wanted, problems = intentions.by_plans(model, plans, measured)
     else:
+        # First: layers that are not built yet get their variables from the trace.
         wanted = intentions.by_guidelines(whole, guidelines, inputs)
+        measured = measure(model)
     return report(model, measured, wanted, problems, traced.check_step(model))
 
 

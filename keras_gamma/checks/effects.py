@@ -10,7 +10,7 @@ import keras
 from keras_gamma._keras import names as _keras
 from keras_gamma.checks import resolution
 from keras_gamma.decay import penalties, shrinkage
-from keras_gamma.decay.inner_optimizers import has_factors, holds_several
+from keras_gamma.decay.inner_optimizers import has_factors, holds_several, is_known
 
 _ELEMENTWISE = (keras.regularizers.L1L2, keras.regularizers.L1, keras.regularizers.L2,
                 penalties.UnitOffsetL2)  # fmt: skip
@@ -61,6 +61,12 @@ def effects(
         found[id(variable)] = Effect(pulls[key], why_not="the model is not compiled")
     if optimizer is None:
         return list(found.values())
+    if not is_known(optimizer):
+        reason = (
+            f"{type(optimizer).__name__} holds other optimizers, and what it makes of their decay "
+            "is not known"
+        )
+        return [dataclasses.replace(found[id(v)], why_not=reason) for v in variables]
     if holds_several(optimizer):
         reason = f"{type(optimizer).__name__} is not built, so who decays it is not known"
         found = {key: dataclasses.replace(one, why_not=reason) for key, one in found.items()}

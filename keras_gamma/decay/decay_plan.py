@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,19 @@ class DecayPlan(StoredPlan[DecayEntry]):
     ) -> None:
         super().__init__(entries, guidelines)
         self.weight_decay = weight_decay
+        self._made_for: weakref.ref[keras.Model] | None = None
+
+    @property
+    def made_for(self) -> keras.Model | None:
+        """The model that the plan was made for here, if it is alive; no part of the value."""
+        return None if self._made_for is None else self._made_for()
+
+    @made_for.setter
+    def made_for(self, model: keras.Model) -> None:
+        self._made_for = weakref.ref(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_made_for": None}
 
     def factors(self) -> dict[str, float]:
         """Path -> factor, for the optimizers of `keras_gamma.optimizers`."""

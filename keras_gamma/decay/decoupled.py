@@ -116,7 +116,9 @@ def plan_weight_decay(
         entries.append(DecayEntry(at.path, kind, role, factor, reason, at.place, to))
     for name, asked in (("names", patterns), ("new", without_start)):
         _check_used(name, [p.pattern for p in asked if p not in used], entries, model)
-    return DecayPlan(entries, guidelines)
+    plan = DecayPlan(entries, guidelines)
+    plan.made_for = model
+    return plan
 
 
 def _check_used(

@@ -59,6 +59,12 @@ class Notes:
     def __reduce__(self) -> tuple[type[Notes], tuple[()]]:
         return Notes, ()
 
+    def announce(self, given: Given, model: keras.Model) -> None:
+        """Notes `given` on the layers of the model that it was made for; who trains may differ."""
+        self._given = given
+        if optimizer_records.note_on_layers(model, given):
+            self._models.add(model)
+
     def renew(self, optimizer: Any, given: Given | None) -> None:
         """Notes `given` in place of what was noted, on the layers of the model that trains.
 
@@ -73,7 +79,7 @@ class Notes:
         self._given = given
         if given is None or optimizer_records.of(optimizer) is not None:
             return
-        for model in models or _keras.models_asking():
+        for model in models if self.is_settled else [*_keras.models_asking(), *models]:
             self.is_settled = True
             if optimizer_records.note_on_layers(model, given):
                 self._models.add(model)

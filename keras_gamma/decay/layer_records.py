@@ -27,6 +27,7 @@ from keras_gamma._keras import names as _keras
 from keras_gamma._keras import structure
 from keras_gamma.decay import penalties, places, plan_files, step_check
 from keras_gamma.decay.guidelines import Guidelines
+from keras_gamma.decay.held import Held
 from keras_gamma.decay.instance_methods import hook, owner_of, unhook
 from keras_gamma.decay.loss_watch import LossWatch
 from keras_gamma.decay.penalties import Slot
@@ -89,6 +90,8 @@ class LayerRecord:
         self.watches: weakref.WeakKeyDictionary[keras.Model, LossWatch]
         self.watches = weakref.WeakKeyDictionary()
         self.exported: weakref.WeakSet[Any] = weakref.WeakSet()  # Archives that were told of.
+        self.around: weakref.WeakSet[keras.Model] = weakref.WeakSet()  # Models that are watched.
+        self.held = Held()
         self.teller = Teller()
         self.in_config = False  # Since the assets were written last.
         self._called = False  # Since it was asked for its losses last.
@@ -115,10 +118,19 @@ class LayerRecord:
         """The variables that an optimizer was told not to decay, or not in full."""
         return [spared.variable for spared in self.spared.values() if spared.factor < 1.0]
 
-    def listed(self) -> list[keras.Variable]:
-        """Those of them that the optimizer's config does not name."""
-        held = [one for one in self.spared.values() if not one.source.is_in_config]
-        return [spared.variable for spared in held if spared.factor < 1.0]
+    def replaced(self) -> list[keras.Variable]:
+        """Those of all these in place of which the layer has others now."""
+        decided = {n: one.variable for n, one in self.spared.items() if one.factor < 1.0}
+        decided |= {n: one.slot.variable for n, one in self.decisions.items()}
+        return self.held.replaced(self.layer, decided)
+
+    def hold(self, variable: keras.Variable) -> int:
+        """The number of a variable that is decided on now, in place of any that was replaced."""
+        number = _number(self.layer, variable)
+        for old in self.held.note(self.layer, number, variable):
+            self.decisions.pop(old, None)
+            self.spared.pop(old, None)
+        return number
 
     # What Keras calls -----------------------------------------------------------------------
 
@@ -135,7 +147,7 @@ class LayerRecord:
     def save_own_variables(self, store: Any) -> None:
         """Writes the layer's weights."""
         type(self.layer).save_own_variables(self.layer, store)
-        self._tell_of_steps()
+        self.tell_of_steps()
         if _only_weights_are_saved():
             self.teller.step("weights", id(self.layer))
             if self.penalized():
@@ -144,11 +156,12 @@ class LayerRecord:
                     f"on {_named(self.layer)}, say): the model that loads it needs its own, by "
                     "apply_guidelines or GammaPlan.apply."
                 )
-            elif self.listed():
+            elif self.withheld():
                 self.teller.lost(
-                    "A file of weights alone holds no exclude list (that an optimizer spares "
-                    f"{self.listed()[0].path}, say): the optimizer of the model that loads it "
-                    "needs its own, by exclude_from_weight_decay or DecayPlan.apply."
+                    "A file of weights alone holds no decision on weight decay (that an optimizer "
+                    f"spares {self.withheld()[0].path}, say): the optimizer of the model that "
+                    "loads it needs its own, by exclude_from_weight_decay, DecayPlan.apply, or "
+                    "decay=… of keras_gamma.optimizers."
                 )
 
     def save_assets(self, dir_path: str) -> None:
@@ -172,6 +185,7 @@ class LayerRecord:
         if caller is None:
             caller = Caller.now()
             setattr(context, _CALLER, caller)
+        self._watch(_keras.outermost(context))
         self._look_at(caller)
         self._called = True
         return context
@@ -187,12 +201,13 @@ class LayerRecord:
 
     def _look_at(self, caller: Caller) -> None:
         archive, model = caller.archive, caller.trainer
-        self._tell_of_steps()
+        self.tell_of_steps()
         if archive is not None and archive not in self.exported:
             self.exported.add(archive)
             self.teller.step("export", id(self))
             if self.penalized():
                 self.tell("What an ExportArchive writes drops")
+        self._watch(model)
         if model is not None and self.checked.get(model) != caller.state:
             found, watch = below(model), LossWatch(model)
             for record in [*found, self]:
@@ -203,7 +218,15 @@ class LayerRecord:
         if watched is not None and watched.is_waiting and self.penalizes():
             watched.called()
 
-    def _tell_of_steps(self) -> None:
+    def _watch(self, model: Any) -> None:
+        """Watches a model that may have been built around the layer after it was decided on."""
+        if self.decisions and isinstance(model, keras.Model) and model not in self.around:
+            from keras_gamma.decay import model_watch  # It knows records.
+
+            self.around.add(model)
+            model_watch.watch(model)
+
+    def tell_of_steps(self) -> None:
         """Warns of models whose training step was seen to leave out the penalty."""
         for model, watch in list(self.watches.items()):
             if not watch.told and not is_quiet() and watch.leaves_out() and self.penalizes():
@@ -254,14 +277,19 @@ def _named(layer: keras.Layer) -> str:
     return f"{type(layer).__name__} {layer.name!r}"
 
 
-_save_weights = inspect.unwrap(keras.Model.save_weights).__code__
+# `keras.saving.save_weights` is what the method calls; older versions may lack it.
+_SAVE_WEIGHTS = {
+    inspect.unwrap(function).__code__
+    for function in (keras.Model.save_weights, getattr(keras.saving, "save_weights", None))
+    if function is not None
+}
 
 
 def _only_weights_are_saved() -> bool:
-    """Whether this is called by `Model.save_weights`, and not for a backup of the same run."""
+    """Whether `save_weights` calls this, and not for a backup of the same run."""
     frame, found = sys._getframe(2), False
     while frame is not None:
-        found = found or frame.f_code is _save_weights
+        found = found or frame.f_code in _SAVE_WEIGHTS
         if isinstance(frame.f_locals.get("self"), keras.callbacks.BackupAndRestore):
             return False
         frame = frame.f_back  # type: ignore[assignment]
@@ -303,8 +331,8 @@ def remember(plan: GammaPlan, pairs: Iterable[tuple[PlanEntry, Slot]]) -> None:
     teller = Teller()
     for entry, slot in pairs:
         record = _on(slot.layer, teller)
-        decided = Decided(slot, entry, plan.guidelines, plan.l2)
-        record.decisions[_number(slot.layer, slot.variable)] = decided
+        number = record.hold(slot.variable)
+        record.decisions[number] = Decided(slot, entry, plan.guidelines, plan.l2)
 
 
 def remember_spared(model: keras.Layer, factors: Mapping[int, float], source: Any) -> bool:
@@ -322,8 +350,8 @@ def remember_spared(model: keras.Layer, factors: Mapping[int, float], source: An
     for at in places.locate(model):
         if id(at.variable) in factors:
             record = _on(at.layer, teller)
-            spared = Spared(at.variable, factors[id(at.variable)], source)
-            record.spared[_number(at.layer, at.variable)] = spared
+            number = record.hold(at.variable)
+            record.spared[number] = Spared(at.variable, factors[id(at.variable)], source)
             found = True
     return found
 
@@ -361,6 +389,7 @@ def _on(layer: keras.Layer, teller: Teller) -> LayerRecord:
     record = of(layer) or LayerRecord(layer)
     record.teller = teller
     record.checked.clear()
+    record.around.clear()
     hook(layer, record, _HOOKS)
     return record
 

@@ -1,7 +1,7 @@
 """What is lost on the way through a model as a whole: its config, its export.
 
 A model that is rebuilt from a few numbers (the backbones of keras-cv and keras-hub) never asks its
-layers for their configs, nor does an export. Two methods of the instance see to it.
+layers for their configs, nor does an export. Methods of the instance see to it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from keras_gamma._keras import names as _keras
 from keras_gamma.decay import layer_records
 from keras_gamma.decay.instance_methods import hook, owner_of, unhook
 
-_METHODS = ("get_config", "export")
+_METHODS = ("get_config", "export", "reset_metrics")
 
 
 class ModelWatch:
-    """Stands in for two methods of one model in which γ were decided on.
+    """Stands in for some methods of one model in which γ were decided on.
 
     Args:
         model: the `keras.Model`.
@@ -61,6 +61,12 @@ class ModelWatch:
             if record.penalized():
                 record.tell(f"What {type(model).__name__} {model.name!r} was exported to drops")
         return exported
+
+    def reset_metrics(self) -> None:
+        """What Keras calls when an epoch begins; says so if the steps before left out penalties."""
+        type(self.model).reset_metrics(self.model)
+        for record in layer_records.below(self.model):
+            record.tell_of_steps()
 
 
 def watch(model: keras.Layer) -> None:

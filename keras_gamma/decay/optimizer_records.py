@@ -37,8 +37,6 @@ class Noted:
         variables: the variable of each entry of the plan.
     """
 
-    is_in_config = False  # Whether the optimizer's config holds it.
-
     def __init__(self, plan: DecayPlan, variables: Sequence[keras.Variable]) -> None:
         self.plan = plan
         self.held = tuple(variables)
@@ -58,8 +56,6 @@ class Noted:
 
 class Given(Noted):
     """The factors that an optimizer of `keras_gamma.optimizers` was made with (`decay=plan`)."""
-
-    is_in_config = True
 
 
 class OptimizerRecord(Noted):

@@ -11,48 +11,16 @@ overridden hook of Keras (`_keras.WeightDecayHook`).
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 from keras_gamma._keras import names as _keras
-from keras_gamma.decay import given, places, targets
-from keras_gamma.decay.decay_plan import DecayPlan
+from keras_gamma.decay import given, penalties
+from keras_gamma.decay.factors import Factors
+from keras_gamma.decay.inner_optimizers import models_trained_by
 from keras_gamma.decay.targets import Target
-from keras_gamma.decay.units import check_strength
-
-
-class _Decay:
-    """The factors and targets: as written down, and for each variable of the built optimizer.
-
-    An object of its own, for TensorFlow's optimizers wrap plain dicts and lists.
-    """
-
-    def __init__(self, decay: Any, decay_to: Any) -> None:
-        self.factors = _check(decay)
-        self.targets = targets.of(decay_to, decay)
-        self.plan: DecayPlan | None = None
-        if isinstance(decay, DecayPlan):  # A plain one: what is put onto an optimizer knows models.
-            self.plan = DecayPlan(decay, decay.guidelines, decay.weight_decay)
-        # In the order of the optimizer's variables.
-        self.resolved: list[float] | None = None
-        self.to_start: list[bool] = []
-
-    def resolve(self, variables: Sequence[keras.Variable], name: str) -> None:
-        """Finds what is written for each of `variables`; raises if one is not written down."""
-        written = _written_for(self.factors, variables, name)
-        if self.factors is not None:
-            self.resolved = [self.factors[path] for path in written]
-        if isinstance(self.targets, dict):
-            chosen = [self.targets[path] for path in written]
-        else:
-            chosen = [self.targets] * len(variables)
-        factors = self.resolved or [1.0] * len(variables)
-        self.to_start = [
-            target is Target.INITIAL and factor > 0
-            for target, factor in zip(chosen, factors, strict=True)
-        ]
 
 
 class DecayByPath(_keras.WeightDecayHook):
@@ -69,26 +37,27 @@ class DecayByPath(_keras.WeightDecayHook):
 
     def __init__(self, *args: Any, decay: Any = None, decay_to: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._decay = _Decay(decay, decay_to)
-        self._starts = _Starts()
+        self._factors = Factors(decay, decay_to)
+        self._own = _Own()
         self._noted = given.Notes()
+        self._announce()
 
     @property
     def decay(self) -> dict[str, float] | None:
         """Dict from variable path to factor, or `None`: every variable decays alike."""
-        factors = self._decay.factors
+        factors = self._factors.written
         return None if factors is None else dict(factors)
 
     @property
     def decay_to(self) -> str | dict[str, str]:
         """Where decay leads: `"zero"`, `"initial"`, or a dict from variable path to these."""
-        found = self._decay.targets
+        found = self._factors.targets
         if isinstance(found, dict):
             return {path: str(to) for path, to in found.items()}
         return str(found)
 
     def set_decay(self, decay: Any, decay_to: Any = None) -> None:
-        """Replaces the factors, and where decay leads.
+        """Replaces the factors, and where decay leads. Steps that are traced with it are dropped.
 
         Args:
             decay: a `keras_gamma.DecayPlan`, a dict from variable path to factor, or `None`.
@@ -98,38 +67,58 @@ class DecayByPath(_keras.WeightDecayHook):
             ValueError: if the optimizer is built, and a variable of its has no factor, or is to be
                 led to a start that is not known any more. All stays as it was then.
         """
-        new = _Decay(decay, decay_to)
+        new = Factors(decay, decay_to)
         if self.built:
             own = _keras.variables_of(self)
             new.resolve(own, self.name)
             led = [number for number, to_start in enumerate(new.to_start) if to_start]
-            unknown = [own[number].path for number in led if number not in self._starts.kept]
+            unknown = [own[number].path for number in led if number not in self._own.starts]
             if unknown:
                 raise ValueError(
                     f"Optimizer {self.name!r} is built, and did not keep where these variables "
                     f"started: {', '.join(unknown)}. Make a new optimizer with this plan."
                 )
-        self._decay = new
+        self._factors = new
         self._note()
+        self._announce()
+        for model in models_trained_by(self):
+            penalties.drop_traced_functions(model)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        was_built = bool(self.built)
-        self._decay.resolve(variables, self.name)
-        super().build(list(variables))
-        if not was_built:
-            for number, variable in enumerate(variables):
-                if self._decay.to_start[number]:
-                    self._starts.kept[number] = self._start_of(variable)
+        variables = list(variables)
+        if self.built:
+            super().build(variables)
+            self._note()
+            return
+        self._factors.resolve(variables, self.name)
+        super().build(variables)
+        self._own.numbers = {id(variable): number for number, variable in enumerate(variables)}
+        for number, variable in enumerate(variables):
+            if self._factors.to_start[number]:
+                self._own.starts[number] = self._start_of(variable)
         self._note()
 
     def _note(self) -> None:
         """Lets the layers know whose variables these are, should another optimizer come."""
-        own, factors = self._decay, self._decay.resolved
+        own, factors = self._factors, self._factors.resolved
         described = None
         if factors is not None:
             variables = _keras.variables_of(self)
             described = given.describe(own.plan, factors, own.to_start, variables)
         self._noted.renew(self, described)
+
+    def _announce(self) -> None:
+        """Lets the layers of the model that the plan was made for know, before anybody trains."""
+        plan = self._factors.plan
+        model = None if plan is None or self.built else plan.made_for
+        if model is None:
+            return
+        variables = self._factors.of_model(model)
+        if variables:
+            known = Factors(self.decay, self.decay_to)
+            known.resolve(variables, self.name)
+            described = given.describe(plan, known.resolved or (), known.to_start, variables)
+            self._noted.announce(described, model)
 
     def _start_of(self, variable: keras.Variable) -> keras.Variable:
         """A new variable of the optimizer's, which is as `variable` is now."""
@@ -147,16 +136,20 @@ class DecayByPath(_keras.WeightDecayHook):
         self, variables: Sequence[Any], keras_decay: Callable[[list[Any]], None]
     ) -> None:
         """Called by Keras in place of its own decay, which is `keras_decay`."""
-        if self._decay.resolved is None and not any(self._decay.to_start):
+        if self._factors.acts_alike:
             keras_decay(list(variables))
             return
         if not self._noted.is_settled:  # It was built by hand.
             self._note()
         groups: dict[float, list[Any]] = collections.defaultdict(list)
-        for variable in variables:
-            factor = self.factor(variable)
-            if factor and _keras.is_decayed(self, variable):
-                groups[factor].append(variable)
+        starts: dict[float, list[tuple[Any, keras.Variable]]] = collections.defaultdict(list)
+        for variable, number in zip(variables, self._numbers(variables), strict=True):
+            factor = self._factors.factor_of(number, _path_of(variable))
+            if not factor or not _keras.is_decayed(self, variable):
+                continue
+            groups[factor].append(variable)
+            if number is not None and self._factors.to_start[number]:
+                starts[factor].append((variable, self._own.starts[number]))
         strengths = {
             name: getattr(self, name)
             for name in ("weight_decay", "adam_weight_decay")  # Muon has both.
@@ -166,12 +159,11 @@ class DecayByPath(_keras.WeightDecayHook):
             for factor, group in groups.items():
                 for name, strength in strengths.items():
                     setattr(self, name, strength * factor)
-                led = [(v, start) for v in group if (start := self._start_for(v)) is not None]
                 # Keras' own decay leads to 0: which is the start, as long as it is taken away. A
                 # variable that has not moved comes back to the last bit.
-                _keras.add_to_each(led, -1.0)
+                _keras.add_to_each(starts[factor], -1.0)
                 keras_decay(group)
-                _keras.add_to_each(led, 1.0)
+                _keras.add_to_each(starts[factor], 1.0)
         finally:
             for name, strength in strengths.items():
                 setattr(self, name, strength)
@@ -181,104 +173,39 @@ class DecayByPath(_keras.WeightDecayHook):
 
         Before the optimizer is built it is read off the paths; the largest, if several fit.
         """
-        number = self._number(variable)
-        if number is not None and self._decay.resolved is not None:
-            return self._decay.resolved[number]
-        factors = self._decay.factors
-        if factors is None:
-            return 1.0
-        exact = [f for path, f in factors.items() if path.partition("#")[0] == variable.path]
-        alike = [f for path, f in factors.items() if places.is_renamed(path, variable.path)]
-        return max(exact or alike or [0.0])
+        (number,) = self._numbers([variable])
+        return self._factors.factor_of(number, _path_of(variable))
 
     def leads_to_start(self, variable: Any) -> bool:
         """Whether decay leads a variable back to its start; read as `factor` is."""
-        number = self._number(variable)
-        if number is not None:
-            return self._decay.to_start[number]
-        found = self._decay.targets
-        if not isinstance(found, dict):
-            return found is Target.INITIAL
-        exact = [to for path, to in found.items() if path.partition("#")[0] == variable.path]
-        alike = [to for path, to in found.items() if places.is_renamed(path, variable.path)]
-        return Target.INITIAL in (exact or alike)
+        (number,) = self._numbers([variable])
+        return self._factors.leads_to_start(number, _path_of(variable))
 
-    def _number(self, variable: Any) -> int | None:
-        for number, one in enumerate(_keras.variables_of(self) if self.built else []):
-            if one is variable or (
-                not isinstance(variable, keras.Variable) and one.value is variable
-            ):
-                return number
-        return None
-
-    def _start_for(self, variable: Any) -> keras.Variable | None:
-        """Where decay leads a variable, if not to 0."""
-        number = self._number(variable)
-        if number is None or not self._decay.to_start[number]:
-            return None
-        return self._starts.kept[number]
+    def _numbers(self, variables: Sequence[Any]) -> list[int | None]:
+        """Which of the optimizer's own each of `variables` is, or the one behind it; or `None`."""
+        known = self._own.numbers
+        if not all(id(variable) in known for variable in variables) and self.built:
+            own = enumerate(_keras.variables_of(self))
+            known = known | {id(variable.value): number for number, variable in own}
+        return [known.get(id(variable)) for variable in variables]
 
     def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), "decay": self.decay}
-        if self._decay.targets is not Target.ZERO:  # Else as before there was a choice.
+        if self._factors.targets is not Target.ZERO:  # Else as before there was a choice.
             config["decay_to"] = self.decay_to
         return config
 
 
-class _Starts:
-    """The variables that hold where others started, by the numbers of these in the optimizer.
-
-    An object of its own, as `_Decay` is.
-    """
+class _Own:
+    """What an optimizer knows of its own variables. An object of its own, as `Factors` is."""
 
     def __init__(self) -> None:
-        self.kept: dict[int, keras.Variable] = {}
+        self.numbers: dict[int, int] = {}  # Of each variable, by its id.
+        self.starts: dict[int, keras.Variable] = {}  # Where some started, by their numbers.
 
 
-def _check(decay: Any) -> dict[str, float] | None:
-    """`decay` as a dict of finite factors ≥ 0, or `None`."""
-    if decay is None:
-        return None
-    factors = decay.factors() if hasattr(decay, "factors") else decay
-    if not isinstance(factors, dict):
-        raise ValueError(
-            "`decay` must be a keras_gamma.DecayPlan (see plan_weight_decay) or a dict from "
-            f"variable path to factor. Received: {decay!r}"
-        )
-    return {path: check_strength(f"decay of {path}", value) for path, value in factors.items()}
-
-
-def _written_for(
-    factors: Mapping[str, float] | None, variables: Sequence[keras.Variable], name: str
-) -> list[str]:
-    """The path that is written down for each of `variables`; every one must have one."""
-    if factors is None:
-        return [variable.path for variable in variables]
-    found, missing = places.written_for(list(factors), variables)
-    if missing:
-        raise ValueError(
-            f"Optimizer {name!r} has no decision on weight decay for: {', '.join(missing)}. Its "
-            f"decisions are for: {', '.join(factors)}. Make them for this model with "
-            "keras_gamma.plan_weight_decay."
-        )
-    _check_repeated(factors, found, name)
-    return list(found)
-
-
-def _check_repeated(factors: Mapping[str, float], found: Sequence[str], name: str) -> None:
-    """Raises `ValueError` where some variables of one path are there, and it is not known which."""
-    chosen = set(found)
-    groups = collections.defaultdict(list)
-    for path in factors:
-        groups[path.partition("#")[0]].append(path)
-    for path, group in groups.items():
-        present = [one for one in group if one in chosen]
-        if 0 < len(present) < len(group) and len({factors[one] for one in group}) > 1:
-            raise ValueError(
-                f"Optimizer {name!r} has decisions for {len(group)} variables of the path {path}, "
-                f"which differ, but {len(present)} of them are trained: which ones cannot be told. "
-                "Give the layers unique names."
-            )
+def _path_of(variable: Any) -> str:
+    return str(getattr(variable, "path", ""))
 
 
 _DOC = """{base} with decoupled weight decay per variable.

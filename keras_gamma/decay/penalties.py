@@ -194,9 +194,17 @@ def is_in_place(slot: Slot, regularizer: Any) -> bool:
 
 
 def drop_traced_functions(model: keras.Model) -> None:
-    """Makes the next `fit` and `evaluate` of `model`, of models in it and around it, trace anew."""
+    """Makes the next `fit` and `evaluate` of `model`, of models in it and around it, trace anew.
+
+    A `fit` that is running now, and asks for this by a callback, takes its next step so.
+    """
     layers = _keras.flatten_layers(model)
+    running = {id(one) for one in _keras.models_asking()}
     for layer in [*layers, *_keras.models_around(layers)]:
         for name in ("train_function", "test_function"):
-            if getattr(layer, name, None) is not None:
+            if getattr(layer, name, None) is None:
+                continue
+            if id(layer) in running:
+                getattr(layer, f"make_{name}")(force=True)
+            else:
                 setattr(layer, name, None)

@@ -37,6 +37,10 @@ class Record(Protocol):
         """The variables that some optimizer was told not to decay, or not in full."""
         ...
 
+    def replaced(self) -> list[keras.Variable]:
+        """Those of them in place of which the layer has others now."""
+        ...
+
 
 def check(model: keras.Model, records: Iterable[Record]) -> None:
     """Warns if an optimizer of `model` acts against what is decided on the layers in it.
@@ -49,9 +53,13 @@ def check(model: keras.Model, records: Iterable[Record]) -> None:
         return
     penalized: list[keras.Variable] = []
     withheld: list[keras.Variable] = []
+    replaced: list[keras.Variable] = []
     for record in records:
         penalized += record.with_penalty()
         withheld += record.withheld()
+        replaced += record.replaced()
+    if replaced:
+        _tell_replaced(model, [variable.path for variable in replaced])
     # Apart, for a step is traced within scopes in which nothing has a value.
     for optimizer, twice, lost, dropped in apart(lambda: _acted_on(model, penalized, withheld)):
         if twice:
@@ -97,7 +105,9 @@ class Caller(NamedTuple):
 
     @classmethod
     def now(cls) -> Caller:
-        trainer, archive = _keras.asked_by()
+        trainer, archive, exporter = _keras.asked_by()
+        if exporter is not None and owner_of(exporter, "export") is not None:
+            archive = None  # The model is watched: its `export` tells.
         return cls(trainer, archive, State(()) if trainer is None else State.of(trainer))
 
 
@@ -170,6 +180,16 @@ def _tell_counted_twice(optimizer: Any, paths: Sequence[str]) -> None:
         f"{type(optimizer).__name__} decays γ that have an L2 penalty already: {_list(paths)}. "
         "They are counted twice. Choose one: call exclude_from_weight_decay(model.optimizer, "
         "model, guidelines='none'), or take the penalties back with plan.remove().",
+        stacklevel=5,
+    )
+
+
+def _tell_replaced(model: keras.Model, paths: Sequence[str]) -> None:
+    warnings.warn(
+        f"Layers of model {model.name!r} have other variables now than those that were decided on "
+        f"({_list(paths)}): they were built anew, or assigned. The decision does not act on the "
+        "new ones. Call apply_guidelines, or exclude_from_weight_decay, again.",
+        DecisionNotKept,
         stacklevel=5,
     )
 

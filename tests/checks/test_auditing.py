@@ -555,6 +555,42 @@ def test_an_optimizer_that_cannot_be_copied_is_named():
     assert "Stubborn could not be tried out on a copy (NotImplementedError" in found.unseen[0]
 
 
+class Around(keras.optimizers.Optimizer):
+    """Holds another optimizer, and does with it what it will."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(learning_rate=0.1, **kwargs)
+        self.inner = inner
+
+
+def test_an_optimizer_around_another_could_do_anything():
+    model, inner = block(), keras.optimizers.AdamW(weight_decay=0.1)
+    with pytest.raises(ValueError, match=r"Around holds other optimizers \(AdamW\)"):
+        keras_gamma.exclude_from_weight_decay(Around(inner), model)
+    keras_gamma.exclude_from_weight_decay(inner, model)
+    model.compile(Around(inner), "mse")
+    found = audit(model)
+    assert found.answer == "could not tell" and not found.disagreements
+    assert any("Around holds other optimizers" in one for one in found.unseen)
+
+
+def test_layers_that_the_analysis_builds():
+    """A model that was never called has no variables before roles are looked for."""
+
+    class Lazy(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.out = layers.LayerNormalization(), layers.Dense(2)
+
+        def call(self, x):
+            return self.out(x + self.norm(x))
+
+    model = Lazy()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    found = audit(model, guidelines="all", inputs=keras.Input((4,)))
+    assert found.disagreements and "nothing shrinks it" in found.disagreements[0]
+
+
 # What is no disagreement ---------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import re
 import warnings
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -187,13 +188,17 @@ def test_two_submodels_of_one_name(tmp_path):
         assert found == [[False], [True]]
 
 
-def test_weights_alone(tmp_path):
+WRITER = getattr(keras.saving, "save_weights", keras.Model.save_weights)
+
+
+@pytest.mark.parametrize("save", [keras.Model.save_weights, WRITER], ids=["method", "function"])
+def test_weights_alone(save, tmp_path):
     """They change no decision of the model that loads them; saving says that they hold none."""
     inner = roads.base()
     model = roads.with_head(inner)
     decided("no argument", inner, model)
     with losses() as told:
-        model.save_weights(tmp_path / "m.weights.h5")
+        save(model, tmp_path / "m.weights.h5")
     assert len(told) == 1 and "GammaPlan.apply" in told[0]
     with losses() as told:
         model.load_weights(tmp_path / "m.weights.h5")
@@ -259,14 +264,43 @@ def test_lora_and_our_optimizers():
         model.optimizer.build(model.trainable_variables)
 
 
+class Around(keras.Model):
+    """Its config says nothing of what it holds."""
+
+    def __init__(self, inner=None, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = roads.base() if inner is None else inner
+
+    def call(self, x):
+        return self.inner(x)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_the_config_of_a_model_that_was_built_later():
+    """It rebuilds the layers from nothing."""
+    inner = roads.base()
+    keras_gamma.apply_guidelines(inner, l2=roads.L2)
+    model = Around(inner)
+    model(np.ones((1, 4)))
+    with losses() as told:
+        again = Around.from_config(model.get_config())
+    again(np.ones((1, 4)))
+    assert not again.losses and len(told) == 1 and "config of Around" in told[0]
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a format of TensorFlow")
-def test_a_saved_model_has_no_decision(tmp_path):
+@pytest.mark.parametrize("later", [False, True])
+def test_a_saved_model_has_no_decision(later, tmp_path):
     """What is exported can be trained on, by `TFSMLayer`: it is told when it is exported."""
     model = roads.base()
     keras_gamma.apply_guidelines(model, l2=roads.L2)
+    if later:
+        model = roads.with_head(model)
     with losses() as told:
         model.export(tmp_path / "exported", verbose=False)
-    assert len(told) == 1 and "exported" in told[0]
+    assert len(told) == 1 and re.search("exported|ExportArchive", told[0])
     served = layers.TFSMLayer(tmp_path / "exported", call_endpoint="serve")
     # Not `served.losses`, which fails in Keras 3.8.
     assert served.trainable_variables
@@ -363,7 +397,7 @@ def test_the_tests_that_the_docs_name_are_there():
     tests = pathlib.Path(__file__).parents[1]
     page = (tests.parent / "docs" / "storage.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| .+ \| (`test_\w+\.py::.+`) \|$", page, re.MULTILINE)
-    assert len(rows) == 17  # The thirteen, and what was found later.
+    assert len(rows) == 22  # The thirteen, and what was found later.
     for row in rows:
         file, names = row.strip("`").split("::", 1)
         (path,) = tests.rglob(file)

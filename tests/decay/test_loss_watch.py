@@ -134,6 +134,12 @@ def test_the_next_step_tells_it():
     assert len(found) == 1 and "never asked" in found[0]
 
 
+def test_the_next_epoch_tells_it():
+    model = compiled(Own, False)
+    found = told(lambda: fit(model, epochs=3))
+    assert len(found) == 1 and "never asked" in found[0]
+
+
 def test_saving_tells_it(tmp_path):
     model = compiled(Own, True)
     fit(model)
