@@ -99,7 +99,7 @@ class Sequences(RuleBasedStateMachine):
     def compile_with_plan(self):
         plan = keras_gamma.plan_weight_decay(self.model, guidelines="none")
         told = self._compile(self.cls(ETA, weight_decay=DECAY, decay=plan), spared=set(NORMS))
-        assert not told
+        assert not [t for t in told if "counted twice" in t or "told to spare" in t]
         self.decay_plan, self.given, self.withheld = None, True, True
 
     @precondition(lambda self: self.given)
