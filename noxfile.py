@@ -3,7 +3,7 @@
     nox --list
     nox --session jax py313
     nox --session grid archives         # all of them, in turn: an hour and more
-    SHARES=3 nox --session hosted       # of cases that are alike, a third, as in CI
+    SHARES=4 nox --session hosted       # of cases that are alike, a quarter, as in CI
 
 The README's test command runs every test with the newest versions. These run the tests of the
 library's rooms, which need neither the examples nor their packages, elsewhere: with other versions
@@ -28,9 +28,9 @@ if "PIP_FIND_LINKS" in os.environ:  # uv has a variable of its own.
 TOOLS = ["hypothesis", "pytest", "pytest-xdist"]
 NOTEBOOK = ["ipykernel", "nbclient", "scikit-learn"]
 ROOMS = ["_keras", "network", "roles", "decay", "checks", "dynamics"]
-# With SHARES=3 these sessions run another third each, of cases that are alike; 1 is all of them.
+# With SHARES=4 these sessions run another quarter each, of cases that are alike; 1 is all of them.
 SHARES = int(os.environ.get("SHARES", "1"))
-PLACES = {"hosted": 1, "oldest": 2, "py313": 3, "jax": 2, "torch": 3}
+PLACES = {"hosted": 1, "oldest": 2, "py313": 3, "jax": 4, "torch": 1}
 TORCH = os.environ.get("TORCH", "torch")  # e.g. torch==2.13.0
 
 
