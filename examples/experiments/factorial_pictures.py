@@ -13,7 +13,7 @@ from examples.experiments.pictures import save, subplots
 from examples.experiments.significance import estimate
 
 _COLOURS = ("#1b6ca8", "#c8553d", "#5a8f3c", "#7a5195")
-_TICKS = (-20, -10, -5, -2, -1, -0.3, 0, 0.3, 1, 2, 5, 10, 20)
+_TICKS = (-20, -5, -2, -1, 0, 1, 2, 5, 20)
 
 Series = Mapping[str, Callable[[Design], np.ndarray]]
 
@@ -62,7 +62,7 @@ def _intervals(axes: Any, designs: Mapping[str, Design], series: Series) -> None
     shown = [tick for tick in _TICKS if low <= tick <= high]
     axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
     axes.minorticks_off()
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
 
 
 def maps(panels: Mapping[str, Panel], base: str, path: Path) -> None:
