@@ -7,14 +7,20 @@ Private names used here, and why there is no public way:
 
 * `tf.__internal__.FuncGraph`: the graph of a `tf.function` while it is being traced, in which
   calls of layers can be cut out. (Keras infers shapes in the same way.)
+* `tensorflow.python.ops.while_loop.while_loop`: what `tf.while_loop`, `tf.map_fn` and `tf.scan`
+  come to. A loop in a graph is a graph of its own, whose layers nobody could cut out: here it
+  is unrolled, as TensorFlow itself does where it computes at once.
 """
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+
+_MOST = 32  # rounds that a loop is unrolled, where it says itself how many there are
+_FEWEST = 2  # rounds where data say so
 
 
 class GraphOperation:
@@ -117,9 +123,62 @@ class ScratchGraph:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """While it is open, TensorFlow's functions write to this graph."""
-        with self._graph.as_default():
-            yield
+        """While it is open, TensorFlow's functions write to this graph: operations, one by one.
+
+        Compiled functions are run as they are written, and loops are unrolled.
+        """
+        from tensorflow.python.ops import while_loop
+
+        config, original = self._tf.config, while_loop.while_loop
+        before = config.functions_run_eagerly()
+        while_loop.while_loop = self._unrolled(original)
+        config.run_functions_eagerly(True)
+        try:
+            with self._graph.as_default():
+                yield
+        finally:
+            config.run_functions_eagerly(before)
+            while_loop.while_loop = original
+
+    def _unrolled(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """`while_loop`, unrolled where it is called in this graph."""
+        tf = self._tf
+
+        def loop(*args: Any, **kwargs: Any) -> Any:
+            if tf.compat.v1.get_default_graph() is not self._graph:
+                return original(*args, **kwargs)
+            given = inspect.signature(original).bind(*args, **kwargs).arguments
+            start = given["loop_vars"]
+            state, goes_on, i = tf.nest.map_structure(_as_tensor, start), None, 0
+            while i != given.get("maximum_iterations"):
+                goes_on = self._known(given["cond"](*state))
+                if goes_on is False or i == (_FEWEST if goes_on is None else _MOST):
+                    break
+                new = given["body"](*state)
+                new = new if isinstance(new, (list, tuple)) else [new]
+                flat = [_as_tensor(value) for value in tf.nest.flatten(new)]
+                state, goes_on, i = tf.nest.pack_sequence_as(start, flat), False, i + 1
+            # A list of tensors that is half filled is none.
+            lists = any(isinstance(value, tf.TensorArray) for value in tf.nest.flatten(state))
+            if goes_on is not False and lists:
+                return original(*args, **kwargs)
+            same = given.get("return_same_structure", False) or len(state) > 1
+            return state if same else state[0]
+
+        def _as_tensor(value: Any) -> Any:
+            return value if isinstance(value, tf.TensorArray) else tf.convert_to_tensor(value)
+
+        return loop
+
+    def _known(self, tensor: Any) -> bool | None:
+        """The value of a condition, or `None` if inputs decide it."""
+        if not self.holds(tensor):
+            return bool(tensor)
+        captured = {inside.name for _, inside in self._graph.captures}
+        behind = self.operations_behind(tensor, captured)
+        if any(operation.type == "Placeholder" for operation in behind):
+            return None
+        return bool(self.evaluate(tensor))
 
     @contextlib.contextmanager
     def left(self) -> Iterator[None]:

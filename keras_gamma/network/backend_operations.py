@@ -4,7 +4,7 @@ What an operation does to scale is said once, in `operations`, under Keras' name
 """
 
 _TENSORFLOW = {
-    "Add": "Add AddV2 BiasAdd",
+    "Add": "Add AddV2 AddN BiasAdd",
     "Subtract": "Sub",
     "Multiply": "Mul MulNoNan",
     "Divide": "RealDiv Div Xdivy",

@@ -48,6 +48,17 @@ def specs_from(inputs: Any, name: str = "input") -> Any:
     return keras.KerasTensor(tuple(shape), dtype=_dtype(dtype), name=name)
 
 
+def _shown(inputs: Any) -> str:
+    """`inputs` as an error shows them: of arrays, the shape."""
+    if isinstance(inputs, dict):
+        return "{" + ", ".join(f"{key!r}: {_shown(value)}" for key, value in inputs.items()) + "}"
+    if isinstance(inputs, (list, tuple)) and not all(d is None or _is_size(d) for d in inputs):
+        return "[" + ", ".join(map(_shown, inputs)) + "]"
+    if hasattr(inputs, "shape") and not isinstance(inputs, keras.KerasTensor):
+        return f"{type(inputs).__name__} of shape {tuple(inputs.shape)}"
+    return repr(inputs)
+
+
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -110,7 +121,7 @@ def trace(model: keras.Model | Network, inputs: Any = None, *, batch: int = BATC
     try:
         return trace_on(model, parts, batch)
     except TraceError as error:
-        given = "its own input specs" if inputs is None else f"inputs={inputs!r}"
+        given = "its own input specs" if inputs is None else f"inputs={_shown(inputs)}"
         raise ValueError(
             f"Model {model.name!r} could not be called on {given}: {error}. "
             "Pass `inputs` as the model's `call` takes them: a shape with the batch dimension "
@@ -146,7 +157,7 @@ def _parts_of(model: keras.Model, inputs: Any) -> list[Part]:
         raise ValueError(
             f"Model {model.name!r} ({type(model).__name__}) has no `call`: its sub-models are "
             f"looked at one by one. Pass `inputs` as a dict with the names of those that do not "
-            f"know their own, of {_listed(layers)}. Received: inputs={inputs!r}"
+            f"know their own, of {_listed(layers)}. Received: inputs={_shown(inputs)}"
         )
     unknown = sorted(set(inputs or ()) - _names(layers))
     if unknown:

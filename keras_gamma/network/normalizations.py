@@ -216,7 +216,7 @@ def _probe_at(layer: keras.Layer, shape: tuple[int, ...]) -> Normalization | Non
             tensor = keras.ops.cast(keras.ops.convert_to_tensor(inputs), layer.compute_dtype)
             # Through `__call__`, so that Keras fills in `training` and the autocast scope. A
             # norm with running statistics normalizes by the batch only in training mode.
-            outputs = layer(tensor, training=True) if _takes_training(layer) else layer(tensor)
+            outputs = layer(tensor, training=True) if takes_training(layer) else layer(tensor)
             return keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
 
     candidates = _scale_candidates(layer)
@@ -255,7 +255,8 @@ def _probe_at(layer: keras.Layer, shape: tuple[int, ...]) -> Normalization | Non
     return None if has_scale else Normalization(kind, scale=None)
 
 
-def _takes_training(layer: keras.Layer) -> bool:
+def takes_training(layer: keras.Layer) -> bool:
+    """Whether a layer's `call` is told whether it is in training."""
     return "training" in inspect.signature(layer.call).parameters
 
 

@@ -26,7 +26,7 @@ from keras_gamma.network.raw_code import RawCode, open_raw
 from keras_gamma.network.recognition import Recognition, entry_of_operation
 from keras_gamma.network.recording import Recording
 from keras_gamma.network.shapes import Shapes
-from keras_gamma.network.symbols import are_two_alike, symbol, symbols_in
+from keras_gamma.network.symbols import are_two_alike, mapped, symbol, symbols_in, symbols_returned
 from keras_gamma.network.writing import Args, Kwargs, Writer
 
 _SUM_LAYERS = (keras.layers.Add, keras.layers.Subtract, keras.layers.Average)
@@ -162,8 +162,8 @@ class Opener:
         return call
 
     def _followed(self, function: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
-        outputs = tree.map_structure(self._fixed, function(*args, **kwargs))
-        if not all(map(self._recording.has, symbols_in(outputs))):
+        outputs = mapped(self._fixed, function(*args, **kwargs))
+        if not all(map(self._recording.has, symbols_returned(outputs))):
             raise TypeError("its call returned a tensor that no operation made")
         return outputs
 

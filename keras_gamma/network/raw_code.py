@@ -4,6 +4,7 @@ The `call` is run on placeholders. What it does to them is in the graph afterwar
 operation; where it calls a layer, that layer is opened as ever, on symbolic tensors.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from keras import tree
 from keras_gamma._keras import backends
 from keras_gamma.network import operations, tensor_lists
 from keras_gamma.network.graph import Kind
-from keras_gamma.network.symbols import symbol, symbols_in
+from keras_gamma.network.symbols import mapped, symbol, symbols_in
 from keras_gamma.network.writing import Writer
 
 
@@ -66,7 +67,7 @@ class RawCode:
                 placeholder._keras_mask = convert(mask)
             return placeholder
 
-        return tree.map_structure(convert, structure)
+        return mapped(convert, structure)
 
     def _to_symbols(self, structure: Any) -> Any:
         def convert(value: Any) -> Any:
@@ -78,7 +79,7 @@ class RawCode:
             # Computed from no input: a constant, whose value is not asked for while tracing.
             return self._writer.constant(found.number, value.shape, value.dtype.name)
 
-        return tree.map_structure(convert, structure)
+        return mapped(convert, structure)
 
     def _symbol_of(self, tensor: Any) -> Any:
         """The symbolic tensor for a tensor of the graph, or a constant."""
@@ -102,8 +103,10 @@ class RawCode:
             not isinstance(value, keras.KerasTensor) and value.handles for value in inputs
         )
         run = self._graph.operation(operation, weighted)
-        outputs = [symbol(_shape(o), _dtype(o)) for o in operation.outputs]
         kind = operations.kind_of_operation(run)
+        outputs = [symbol(_shape(o, kind), _dtype(o)) for o in operation.outputs]
+        if kind is Kind.NORM and len(inputs) > 2:  # fused: data, scale, offset, statistics
+            self._writer.note_scale(inputs[1], "batch")
         label, cause = self._writer.label(), ""
         if kind is Kind.OPAQUE:
             cause = f"{label!r}, an unknown operation ({operation.type})"
@@ -115,6 +118,11 @@ class RawCode:
     def _write_list(self, operation: Any, inputs: tuple[Any, ...]) -> None:
         (output,) = operation.outputs
         constant = self._graph.constant(output)
+        if operation.type == tensor_lists.UNSTACKED:
+            self._symbols[output.name] = tensor_lists.TensorList(
+                self._slices_of(inputs[0]), constant
+            )
+            return
         found: Any = tensor_lists.written(operation.type, inputs, constant)
         if found is None and operation.type == "TensorListGetItem":
             found = tensor_lists.item(inputs)
@@ -128,6 +136,14 @@ class RawCode:
                 found = constant
         self._symbols[output.name] = found
 
+    def _slices_of(self, tensor: keras.KerasTensor) -> dict[int, Any]:
+        """Views of a tensor, one for each place along its first axis."""
+        shape = tuple(tensor.shape[1:])
+        return {
+            i: self._writer.view(tensor, shape, operator.itemgetter(i))
+            for i in range(tensor.shape[0])
+        }
+
 
 def _dtype(tensor: Any) -> str:
     """The dtype, or any for what only an opaque operation reads (the lists of a loop)."""
@@ -135,8 +151,11 @@ def _dtype(tensor: Any) -> str:
     return "float32" if name in ("variant", "resource") else name
 
 
-def _shape(tensor: Any) -> tuple[int | None, ...]:
+def _shape(tensor: Any, kind: Kind | None = None) -> tuple[int | None, ...]:
     if tensor.shape.rank is None:
+        # Of Python code nothing is known in any case; what nobody reads need not be.
+        if kind is Kind.OPAQUE or not tensor.consumers():
+            return (None,)
         raise TypeError(f"the rank of what {tensor.op.type} yields is not known")
     return tuple(tensor.shape)
 

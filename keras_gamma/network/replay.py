@@ -19,6 +19,7 @@ from keras import tree
 from keras_gamma._keras import names as _keras
 from keras_gamma.network.calls import Step
 from keras_gamma.network.network import Network
+from keras_gamma.network.normalizations import takes_training
 
 _TINY_EPSILON = 1e-9
 CONSTANT = 1e-12  # A spread below this is that of a constant.
@@ -271,7 +272,8 @@ def _normalize(
             epsilon=layer.epsilon if epsilon is None else epsilon,
         )
         return keras.ops.cast(y, x.dtype)
-    return layer(*args, **kwargs)
+    # One of somebody's own, with running statistics, normalizes by the batch in training alone.
+    return layer(*args, **{**kwargs, "training": True} if takes_training(layer) else kwargs)
 
 
 def symbolic(structure: Any) -> list[keras.KerasTensor]:

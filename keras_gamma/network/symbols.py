@@ -1,7 +1,9 @@
 """Symbolic tensors: making them, and finding them in what a call takes and returns."""
 
+import copy
+import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -12,9 +14,9 @@ def symbol(shape: Sequence[int | None], dtype: str) -> keras.KerasTensor:
     """A new symbolic tensor."""
     # Networks have few shapes: looking at each again would take longer than a copy.
     pattern = _pattern(tuple(shape), dtype)
-    copy = object.__new__(keras.KerasTensor)
-    vars(copy).update(vars(pattern))
-    return copy
+    new = object.__new__(keras.KerasTensor)
+    vars(new).update(vars(pattern))
+    return new
 
 
 @functools.lru_cache(1024)
@@ -39,6 +41,35 @@ def symbols_in(structure: Any) -> list[keras.KerasTensor]:
         ):
             return [args[0]]
     return [t for t in tree.flatten(structure) if isinstance(t, keras.KerasTensor)]
+
+
+def mapped(function: Callable[[Any], Any], structure: Any) -> Any:
+    """`structure` with `function` of each leaf; the fields of a dataclass are leaves, too."""
+
+    def leaf(value: Any) -> Any:
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            return function(value)
+        copied = copy.copy(value)
+        for field in dataclasses.fields(value):
+            if hasattr(value, field.name):
+                new = mapped(function, getattr(value, field.name))
+                object.__setattr__(copied, field.name, new)  # It may be frozen.
+        return copied
+
+    return tree.map_structure(leaf, structure)
+
+
+def symbols_returned(structure: Any) -> list[keras.KerasTensor]:
+    """The symbolic tensors of what a call returned; those in the fields of dataclasses, too."""
+    found: list[keras.KerasTensor] = []
+
+    def look(value: Any) -> Any:
+        if isinstance(value, keras.KerasTensor):
+            found.append(value)
+        return value
+
+    mapped(look, structure)
+    return found
 
 
 def known(numbers: Iterable[int | None]) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 _NEW = frozenset(("TensorListReserve", "EmptyTensorList"))
+UNSTACKED = "TensorListFromTensor"
 _WRITES = frozenset(("TensorListSetItem", "TensorListPushBack"))
 _READS = frozenset(("TensorListStack", "TensorListGetItem"))
 
@@ -53,6 +54,8 @@ def is_about_lists(operation_type: str, inputs: Sequence[Any]) -> bool:
     """Whether an operation of TensorFlow's graph makes, writes or reads a list of this kind."""
     if operation_type in _NEW:
         return True
+    if operation_type == UNSTACKED:
+        return isinstance(inputs[0], keras.KerasTensor)
     known = bool(inputs) and isinstance(inputs[0], TensorList)
     return known and operation_type in _WRITES | _READS
 

@@ -23,7 +23,7 @@ from keras_gamma.network.network import Network
 from keras_gamma.network.opening import Opener
 from keras_gamma.network.recording import Recording
 from keras_gamma.network.sizes import filled_in
-from keras_gamma.network.symbols import known, symbols_in
+from keras_gamma.network.symbols import known, symbols_in, symbols_returned
 
 _PATIENCE = 2  # sizes that open no more, until size is taken not to be the obstacle
 BATCH = 2
@@ -132,7 +132,7 @@ def _call_parts(recording: Recording, parts: Sequence[Part]) -> list[keras.Keras
             for tensor in symbols_in(specs):
                 recording.add_input(tensor, tensor.name)
             args, kwargs = _call_arguments(layer, specs)
-            outputs += symbols_in(layer(*args, **kwargs))
+            outputs += symbols_returned(layer(*args, **kwargs))
         except Exception as e:
             cause = first_sentence(e)
             errors.append(TraceError(cause))
@@ -151,11 +151,29 @@ def _call_arguments(layer: keras.Layer, inputs: Any) -> tuple[tuple[Any, ...], d
     parameters = list(inspect.signature(layer.call).parameters.values())
     kwargs = {"training": False} if any(p.name == "training" for p in parameters) else {}
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     required = [p.name for p in parameters if p.default is p.empty and p.kind in positional]
     required = [name for name in required if name != "training"]
+    if _names_arguments(layer, inputs, required, [p.name for p in parameters if p.kind in named]):
+        return (), {**inputs, **kwargs}
     if len(required) > 1:
         if isinstance(inputs, dict) and set(required) <= set(inputs):
             return (), {**inputs, **kwargs}
         if isinstance(inputs, (list, tuple)) and len(inputs) >= len(required):
             return tuple(inputs), kwargs
     return (inputs,), kwargs
+
+
+def _names_arguments(
+    layer: keras.Layer, inputs: Any, required: Sequence[str], names: Sequence[str]
+) -> bool:
+    """Whether the keys of a dict are arguments of a `call`, some of which may be left out.
+
+    One key may also be that of a single argument that takes a dict; so may "mask".
+    """
+    if not isinstance(inputs, dict) or len(inputs) < 2 or isinstance(layer, keras.Sequential):
+        return False
+    if getattr(layer, "inputs", None):  # A Functional model takes its inputs as one structure.
+        return False
+    given = set(inputs)
+    return set(required) <= given <= set(names) - {"training", "mask"}

@@ -85,6 +85,13 @@ class Writer:
         recording.note_step(layer, args, kwargs, outputs, (number,))
         return outputs
 
+    def note_scale(self, operand: Any, kind: str) -> None:
+        """Says that the node that is written next is a normalization with `operand` as its γ."""
+        gain = self.gains.of(operand, self.scope)
+        if gain is not None:
+            entry = Normalization(kind, gain.name, gain.neutral)
+            self.recording.calls.append(NormCall(gain.layer, entry, len(self.recording.nodes)))
+
     def view(self, tensor: Any, shape: tuple[int, ...], function: Callable[[Any], Any]) -> Any:
         """Writes a view of a tensor: its values, moved or repeated by `function`."""
         seen = symbol(shape, tensor.dtype)

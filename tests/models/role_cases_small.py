@@ -1,8 +1,11 @@
 """Small models from many fields, with roles written by hand beforehand."""
 
+import dataclasses
 import math
+from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from tests.models.role_cases_inner import stem
@@ -212,7 +215,81 @@ def highway_of_states():
     return keras.Model(x, dense(ln(h, "final_ln"), 3))
 
 
+@dataclasses.dataclass
+class Output:
+    """What some models return in place of a dict."""
+
+    logits: Any
+    hidden: Any = None
+
+
+class Structured(keras.Model):
+    """Its blocks, and itself, return dataclasses; what it attends to may be left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = [layers.LayerNormalization(name=n) for n in ("ln1", "context_ln", "final_ln")]
+        self.attention, self.head = layers.MultiHeadAttention(2, 4), layers.Dense(3)
+        self.wide, self.narrow = layers.Dense(12, "relu"), layers.Dense(8)
+
+    def block(self, x):
+        return Output(x + self.narrow(self.wide(self.norms[0](x))), hidden=self)
+
+    def call(self, x, context=None, training=False):
+        x = self.block(x).logits
+        c = self.norms[1](x if context is None else context)
+        x = self.norms[2](x + self.attention(x, c))
+        return Output(self.head(x), x)
+
+
+def structured_inputs():
+    shapes = {"x": (2, 6, 8), "context": (2, 4, 8)}
+    return {name: np.zeros(shape, "float32") for name, shape in shapes.items()}
+
+
+@register
+class RunningNorm(layers.Layer):
+    """Batch normalization by hand: of the running statistics, but in training."""
+
+    def build(self, shape):
+        for name in ("gamma", "beta", "mean", "variance"):
+            one, learned = name in ("gamma", "variance"), name in ("gamma", "beta")
+            weight = self.add_weight(
+                name=name,
+                shape=shape[-1:],
+                initializer="ones" if one else "zeros",
+                trainable=learned,
+            )
+            setattr(self, name, weight)
+
+    def call(self, x, training=None):
+        m, v = self.mean, self.variance
+        if training:
+            m, v = ops.moments(x, axes=(0, 1, 2))
+            self.mean.assign(m)
+            self.variance.assign(v)
+        return (x - m) / ops.sqrt(v + 1e-3) * self.gamma + self.beta
+
+
+def running_statistics():
+    x = image()
+    h = relu(RunningNorm(name="stem_bn")(conv(x)))
+    y = RunningNorm(name="bn2")(conv(relu(RunningNorm(name="bn1")(conv(h)))))
+    return keras.Model(x, classify(relu(h + y)))
+
+
 CASES = [
+    Case(
+        "structured",
+        Structured,
+        {"ln1": RESIDUAL_LAST, "context_ln": TRUNK, "final_ln": TRUNK},
+        structured_inputs,
+    ),
+    Case(
+        "running_statistics",
+        running_statistics,
+        {"stem_bn": TRUNK, "bn1": INTERIOR, "bn2": RESIDUAL_LAST},
+    ),
     Case("learned_mix", learned_mix, {"stem_bn": TRUNK, "bn": RESIDUAL_LAST}),
     Case("taken_off", taken_off, {"ln1": RESIDUAL_LAST, "ln2": RESIDUAL_LAST}),
     Case("sometimes", sometimes, {"a/ln": RESIDUAL_LAST, "final_ln": TRUNK}),

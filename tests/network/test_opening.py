@@ -331,6 +331,89 @@ def test_what_no_graph_shows_closes_only_itself(loop):
 
 
 @on_tensorflow
+def _sums_of_several(tf, x, f, _):
+    return tf.add_n([x, f(x), f(x)])
+
+
+def _while_loop(tf, x, f, _):
+    return tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y + f(y)), (0, x))[1]
+
+
+def _while_data_say_so(tf, x, f, _):
+    return tf.while_loop(lambda y: tf.reduce_sum(y) < 9, lambda y: (y + f(y),), (x,))[0]
+
+
+def _map(tf, x, f, _):
+    return x + tf.map_fn(f, x)
+
+
+def _scan_over_time(tf, x, f, _):
+    u = tf.transpose(f(x), [1, 0, 2])
+    h = tf.scan(lambda state, v: 0.9 * state + v, u, initializer=tf.zeros_like(u[0]))
+    return x + tf.transpose(h, [1, 0, 2])
+
+
+def _compiled_helper(tf, x, f, _):
+    return x + tf.function(lambda y: 2.0 * f(y))(x)
+
+
+def _python_code_before(tf, x, f, _):
+    y = tf.ensure_shape(tf.numpy_function(lambda a: a / 2, [x], tf.float32), x.shape)
+    return y + f(y)
+
+
+def _fused_norm(tf, x, f, gamma):
+    y = tf.compat.v1.nn.fused_batch_norm(f(x)[:, None], gamma, 0 * gamma, is_training=True)
+    return x + tf.squeeze(y[0], 1)
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    "code, expected",
+    [
+        (_sums_of_several, "residual_last"),
+        (_while_loop, "residual_last"),
+        (_while_data_say_so, "residual_last"),
+        (_map, "residual_last"),
+        (_scan_over_time, "residual_last"),
+        (_compiled_helper, "residual_last"),
+        (_python_code_before, "residual_last"),
+        (_fused_norm, "interior"),
+    ],
+)
+def test_raw_code_of_many_kinds_is_followed(code, expected):
+    import tensorflow as tf
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.last, self.head = norm("in_code"), norm("last"), layers.Dense(2)
+            self.dense = layers.Dense(8, "relu")
+
+        def build(self, shape):
+            self.gamma = self.add_weight(name="gamma", shape=(8,), initializer="ones")
+            for layer in (self.norm, self.dense):
+                layer.build(shape)
+
+        def call(self, x):
+            return self.head(self.last(code(tf, x, lambda y: self.dense(self.norm(y)), self.gamma)))
+
+    model = Model()
+    before = tf.config.functions_run_eagerly(), tf.while_loop
+    report = find_roles(model, (2, 3, 8))
+    assert (tf.config.functions_run_eagerly(), tf.while_loop) == before
+    found = {gamma.variable.path.split("/", 1)[1]: str(gamma.role) for gamma in report}
+    own = {"gamma": "residual_last"} if code is _fused_norm else {}
+    assert found == {"in_code/gamma": expected, "last/gamma": "trunk", **own}
+
+
+def test_a_wrong_input_is_named_by_its_shape():
+    model = keras.Sequential([layers.Dense(3)])
+    model.build((None, 4))
+    with pytest.raises(ValueError, match=r"inputs=\[ndarray of shape \(2, 3\)\]"):
+        find_roles(model, [np.zeros((2, 3))])
+
+
 def test_data_that_a_model_holds_are_a_source():
     import tensorflow as tf
 
