@@ -13,6 +13,7 @@ from keras_gamma.network.graph import Kind
 from keras_gamma.network.labels import label_of
 from keras_gamma.network.normalizations import Normalization
 from keras_gamma.network.recording import Recording
+from keras_gamma.network.stacks import Stacks
 from keras_gamma.network.symbols import known, symbol, symbols_in
 
 Args = tuple[Any, ...]
@@ -45,6 +46,7 @@ class Writer:
         self.recording = recording
         self.gains = gains
         self.scope: list[keras.Layer] = []
+        self._stacks = Stacks(recording)
         self._groups = 0
         self._group: int | None = None
 
@@ -133,6 +135,10 @@ class Writer:
     ) -> Any:
         """Writes a node for each tensor in `outputs`, and returns `outputs`."""
         recording = self.recording
+        summed = self._stacks.summed(operation, args, kwargs)
+        if summed is not None:
+            kind, label = Kind.SUM, label or self.label(operation)
+            operation, args = summed[0], tuple(summed[1])
         tensors = symbols_in((args, kwargs))
         data = [t for t in tensors if recording.number_of(t) is not None]
         varies = any(map(recording.varies, tensors)) and not traits.ignores_values(operation)
@@ -159,6 +165,7 @@ class Writer:
             if call.parts:
                 self.gains.absorb(number, call.parts)
             self.gains.look(operation, args, number, self.scope)
+        self._stacks.note(operation, args, kwargs, outputs)
         recording.note_step(operation, args, kwargs, outputs)
         return outputs
 

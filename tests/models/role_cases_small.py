@@ -215,6 +215,45 @@ def highway_of_states():
     return keras.Model(x, dense(ln(h, "final_ln"), 3))
 
 
+def summed_as_a_stack():
+    """Joins that are written as a stack and what is left of it: the sum, or the mean."""
+    x = tokens()
+    h = ops.sum(ops.stack([x, mlp(ln(x, "ln1"))], axis=0), axis=0)
+    h = ops.mean(ops.concatenate([h[..., None], mlp(ln(h, "ln2"))[..., None]], axis=-1), axis=-1)
+    return keras.Model(x, dense(ln(h, "final_ln"), 3))
+
+
+@register
+class Weigh(layers.Layer):
+    """`Σ wᵢ xᵢ` with learned weights, as a feature pyramid fuses its levels."""
+
+    def build(self, shapes):
+        self.w = self.add_weight(name="w", shape=(len(shapes),), initializer="ones")
+
+    def call(self, tensors):
+        w = ops.relu(self.w)
+        return ops.sum(ops.stack(tensors, axis=-1) * (w / (ops.sum(w) + 1e-4)), axis=-1)
+
+
+def weighed_as_a_stack(residual):
+    """With learned weights: two norms of linear maps, or a skip and a branch."""
+    x = image()
+    h = stem(x)
+    b = bn(conv(relu(conv(h))), "b_bn") if residual else bn(conv(h), "b_bn")
+    fused = Weigh(name="weigh")([h if residual else bn(conv(h), "a_bn"), b])
+    return keras.Model(x, classify(relu(bn(conv(fused), "last_bn"))))
+
+
+def experts_in_a_stack():
+    """A router weighs the experts' results, which lie in a stack."""
+    x = tokens()
+    h = ln(x, "ln")
+    gate = layers.Softmax()(dense(h, 2))
+    experts = [dense(ln(dense(h, 12, activation="relu"), f"e{i}_ln")) for i in range(2)]
+    y = ops.sum(ops.stack(experts, axis=-1) * gate[:, :, None], axis=-1)
+    return keras.Model(x, dense(ln(x + y, "final_ln"), 3))
+
+
 @dataclasses.dataclass
 class Output:
     """What some models return in place of a dict."""
@@ -279,6 +318,28 @@ def running_statistics():
 
 
 CASES = [
+    Case(
+        "summed_as_a_stack",
+        summed_as_a_stack,
+        {"ln1": RESIDUAL_LAST, "ln2": RESIDUAL_LAST, "final_ln": TRUNK},
+    ),
+    Case(
+        "weighed_as_a_stack",
+        lambda: weighed_as_a_stack(False),
+        {"stem_bn": INTERIOR, "a_bn": OTHER, "b_bn": OTHER, "last_bn": TRUNK},
+        mentions=("weigh",),
+    ),
+    Case(
+        "weighed_as_a_stack_residual",
+        lambda: weighed_as_a_stack(True),
+        {"stem_bn": TRUNK, "b_bn": RESIDUAL_LAST, "last_bn": TRUNK},
+    ),
+    # ln reaches the join through the router alone.
+    Case(
+        "experts_in_a_stack",
+        experts_in_a_stack,
+        {"ln": OTHER, "e0_ln": RESIDUAL_LAST, "e1_ln": RESIDUAL_LAST, "final_ln": TRUNK},
+    ),
     Case(
         "structured",
         Structured,
