@@ -72,8 +72,10 @@ def train_batches(
     first_pass, done = divmod(begin, in_a_pass)
     passes = -(-epochs * steps // in_a_pass)
 
+    streamed = data.records is not None  # Then images are mirrored one by one.
+
     def changed(images: tf.Tensor, labels: tf.Tensor, batch_seed: tf.Tensor) -> _Pair:
-        images = _augment(images, batch_seed, shift, flip)
+        images = _augment(images, batch_seed, shift, flip and not streamed)
         if augment is None:
             return images, labels
         return augment(images, labels, tf.random.experimental.stateless_fold_in(batch_seed, 1))
@@ -85,7 +87,8 @@ def train_batches(
             return _whole(data, batch_size, first, pass_seed, changed, shuffle_buffer)
         count = data.records.readers(batch_size)
         mine = range(worker * count // workers, (worker + 1) * count // workers)
-        return _streamed(data, batch_size, in_a_pass, first, pass_seed, changed, mine)
+        further = changed if shift or augment else None
+        return _streamed(data, batch_size, in_a_pass, first, pass_seed, flip, further, mine)
 
     return (
         tf.data.Dataset.range(first_pass, passes)
@@ -155,20 +158,41 @@ def _streamed(
     steps: int,
     first: tf.Tensor,
     seed: tf.Tensor,
-    changed: Augmentation,
+    flip: bool,
+    changed: Augmentation | None,
     readers: range,
 ) -> tf.data.Dataset:
-    """A pass over encoded images, by some of the readers; each gives its share of each batch."""
+    """A pass over encoded images, by some of the readers; each gives its share of each batch.
+
+    A batch of large images is copied as seldom as can be: each time costs a tenth of decoding it.
+    """
     assert data.records is not None
     share = batch_size // data.records.readers(batch_size)
     rows = share * len(readers)
     fold = tf.random.experimental.stateless_fold_in
     seeds = tf.random.experimental.stateless_split(seed, 3)
+    # `stateless_fold_in(seeds[1], n)` is this number and n: drawn once, and not for each example.
+    drawn = tf.random.stateless_uniform([], seeds[1], None, None, tf.int64)
 
     def decoded(number: tf.Tensor, record: tuple[tf.Tensor, ...]) -> _Pair:
         # Which example of the pass this is, however many workers there are.
-        step, row = first + number // rows, readers.start * share + number % rows
-        return data.decode(record, fold(seeds[1], step * batch_size + row))
+        place = first * batch_size + number
+        if rows != batch_size:
+            step, row = first + number // rows, readers.start * share + number % rows
+            place = step * batch_size + row
+        image, label = data.decode(record, tf.stack([drawn, place]))
+        if flip:
+            turn = tf.random.stateless_uniform([], tf.stack([place, drawn])) < 0.5
+            image = tf.cond(turn, lambda: tf.reverse(image, [1]), lambda: image)
+        return image, label
+
+    examples = (
+        data.records.batchwise(batch_size, steps, first, seeds[0], readers)
+        .enumerate()
+        .map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
+    )
+    if changed is None:
+        return examples.batch(rows, drop_remainder=True)
 
     def prepared(number: tf.Tensor, pair: _Pair) -> _Pair:
         step, reader = first + number // len(readers), readers.start + number % len(readers)
@@ -179,10 +203,7 @@ def _streamed(
         return images, labels
 
     return (
-        data.records.batchwise(batch_size, steps, first, seeds[0], readers)
-        .enumerate()
-        .map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(share, drop_remainder=True)
+        examples.batch(share, drop_remainder=True)
         .enumerate()
         .map(prepared, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(len(readers), drop_remainder=True)

@@ -200,7 +200,7 @@ class _Kind:
             record: tuple[tf.Tensor, ...], seed: tf.Tensor | None = None
         ) -> tuple[tf.Tensor, tf.Tensor]:
             file, place, example = record
-            where = [tf.constant(names)[file], place]
+            where = [tf.gather(tf.constant(names), file), place]
             with tf.control_dependencies([decoding.check_whole(example, where)]):
                 example = tf.identity(example)
             found = features.deserialize_example(example, decoders=skip)

@@ -8,6 +8,7 @@ another decodes, and all of them together see the very batches that one alone wo
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -152,7 +153,8 @@ class Records:
             read,
             cycle_length=len(readers),
             block_length=share,
-            num_parallel_calls=min(len(readers), 16),
+            # More threads than processors would only take turns.
+            num_parallel_calls=min(len(readers), 16, max(2, os.cpu_count() or 2)),
             deterministic=True,
         )
 
