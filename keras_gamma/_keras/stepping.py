@@ -71,7 +71,12 @@ def asked_by() -> Asker:
 
 
 def outermost(context: Any) -> Any:
-    """The layer whose call began a forward pass, by the context that Keras hands through it."""
+    """The layer whose call began a forward pass, by the context that Keras hands through it.
+
+    `None` in what torch compiles, which was run before.
+    """
+    if keras.backend.backend() == "torch" and _is_compiled_by_torch():
+        return None
     return getattr(context, "entry_layer", None)
 
 

@@ -10,7 +10,8 @@ from keras_gamma._keras import names as _keras
 from keras_gamma.decay import layer_records, shrinkage, step_check
 
 # What Keras' own step is made of. Who replaces one of these may leave the penalties out.
-_METHODS = ("train_step", "compute_loss", "compute_loss_and_updates", "stateless_compute_loss")
+_METHODS = ("train_step", "compute_loss", "compute_loss_and_updates", "stateless_compute_loss",
+            "losses")  # fmt: skip
 _MARK = "_keras_gamma_settings"
 
 

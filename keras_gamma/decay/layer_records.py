@@ -19,6 +19,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping
+from types import FrameType
 from typing import Any
 
 import keras
@@ -170,6 +171,7 @@ class LayerRecord:
         if own is not None:
             own(self.layer, dir_path)
         self.teller.step("assets", id(self.layer))
+        self._tell_of_optimizers()
         content = self.to_json()
         if content is None:
             return
@@ -178,6 +180,17 @@ class LayerRecord:
             self.tell(f"The config of the model around {_named(self.layer)} does not hold")
         self.in_config = False
 
+    def _tell_of_optimizers(self) -> None:
+        """Warns if an archive has no optimizer, though one was told to spare variables."""
+        model = _being_saved()
+        if model is None or not self.withheld() or _keras.optimizers_of(model):
+            return
+        self.teller.lost(
+            f"The archive of model {model.name!r} has no optimizer, and so no decision on weight "
+            f"decay (that one spares {self.withheld()[0].path}, say): whoever trains it needs "
+            "exclude_from_weight_decay, DecayPlan.apply, or decay=… of keras_gamma.optimizers."
+        )
+
     def _get_call_context(self) -> Any:
         """Asked in each forward pass. Who runs it is looked up once, by the first layer asked."""
         context = type(self.layer)._get_call_context(self.layer)
@@ -185,7 +198,8 @@ class LayerRecord:
         if caller is None:
             caller = Caller.now()
             setattr(context, _CALLER, caller)
-        self._watch(_keras.outermost(context))
+        if self.decisions:
+            self._watch(_keras.outermost(context))
         self._look_at(caller)
         self._called = True
         return context
@@ -283,6 +297,20 @@ _SAVE_WEIGHTS = {
     for function in (keras.Model.save_weights, getattr(keras.saving, "save_weights", None))
     if function is not None
 }
+
+
+_SAVE_MODEL = inspect.unwrap(keras.saving.save_model).__code__
+
+
+def _being_saved() -> keras.Model | None:
+    """The model for which `save_model` calls this, or `None`."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is _SAVE_MODEL:
+            found = frame.f_locals.get("model")
+            return found if isinstance(found, keras.Model) else None
+        frame = frame.f_back
+    return None
 
 
 def _only_weights_are_saved() -> bool:

@@ -22,6 +22,27 @@ class Spy(layers.Dense):
         return super()._get_own_losses()
 
 
+class Inner(layers.Dense):
+    """Notes whose call it is a part of."""
+
+    def _get_call_context(self):
+        context = super()._get_call_context()
+        SEEN.append(_keras.outermost(context))
+        return context
+
+
+def test_the_outermost_layer_is_known_to_those_inside():
+    x = keras.Input((3,))
+    inner = keras.Sequential([Inner(1)])
+    model = keras.Model(x, inner(x))
+    SEEN.clear()
+    model(np.ones((2, 3), "float32"))
+    assert SEEN and all(seen is model for seen in SEEN)
+    SEEN.clear()
+    inner(np.ones((2, 3), "float32"))
+    assert SEEN and all(seen is inner for seen in SEEN)
+
+
 def test_every_layer_is_asked_in_a_training_step():
     assert _keras.ASKED_IN_A_STEP == ("_get_call_context", "_get_own_losses")
     x = keras.Input((3,))

@@ -574,6 +574,20 @@ def test_an_optimizer_around_another_could_do_anything():
     assert any("Around holds other optimizers" in one for one in found.unseen)
 
 
+def test_losses_of_the_models_own_could_be_empty():
+    class Silent(keras.Model):
+        @property
+        def losses(self):
+            return []
+
+    inner = block()
+    model = Silent(inner.input, inner.output)
+    apply_guidelines(model, l2=0.125)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    found = audit(model)
+    assert found.answer == "could not tell" and "Silent.losses is its own" in found.unseen[0]
+
+
 def test_layers_that_the_analysis_builds():
     """A model that was never called has no variables before roles are looked for."""
 

@@ -166,6 +166,18 @@ def test_the_inner_model_alone(kind, tmp_path):
 
 
 @pytest.mark.usefixtures("steps")
+@pytest.mark.parametrize("kind", ["exclude list", "our optimizers"])
+def test_the_inner_model_is_saved_without_the_optimizer(kind, tmp_path):
+    inner = roads.base()
+    model = roads.with_head(inner)
+    decided(kind, inner, model)
+    if kind == "our optimizers":
+        model.optimizer.build(model.trainable_variables)
+    with losses() as told:
+        inner.save(tmp_path / "inner.keras")
+    assert len(told) == 1 and "no optimizer" in told[0]
+
+
 def test_two_submodels_of_one_name(tmp_path):
     """The penalty comes back to the right one of two layers that have the same path."""
     towers = []
@@ -262,6 +274,18 @@ def test_lora_and_our_optimizers():
     inner.get_layer("one_fc").enable_lora(1)
     with pytest.raises(ValueError, match=r"no decision.*lora.*plan_weight_decay"):
         model.optimizer.build(model.trainable_variables)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="it writes by TensorFlow")
+@pytest.mark.usefixtures("steps")
+def test_tensorboard_loses_nothing(tmp_path):
+    """It shows the model's config: nobody rebuilds a model from that."""
+    model = roads.with_head(roads.base())
+    decided("no argument", model, model)
+    with losses() as told:
+        callback = keras.callbacks.TensorBoard(tmp_path, write_graph=True)
+        model.fit(np.ones((2, 4)), np.ones((2, 2)), verbose=0, callbacks=[callback])
+    assert not told
 
 
 class Around(keras.Model):
