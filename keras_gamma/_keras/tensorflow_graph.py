@@ -10,6 +10,8 @@ Private names used here, and why there is no public way:
 * `tensorflow.python.ops.while_loop.while_loop`: what `tf.while_loop`, `tf.map_fn` and `tf.scan`
   come to. A loop in a graph is a graph of its own, whose layers nobody could cut out: here it
   is unrolled, as TensorFlow itself does where it computes at once.
+* The class of what `tf.function` returns, whose `__call__` (public) would trace a graph of its own,
+  too.
 """
 
 import contextlib
@@ -129,23 +131,37 @@ class ScratchGraph:
         """
         from tensorflow.python.ops import while_loop
 
-        config, original = self._tf.config, while_loop.while_loop
-        before = config.functions_run_eagerly()
-        while_loop.while_loop = self._unrolled(original)
-        config.run_functions_eagerly(True)
-        try:
-            with self._graph.as_default():
-                yield
-        finally:
-            config.run_functions_eagerly(before)
-            while_loop.while_loop = original
+        compiled = type(self._tf.function(lambda: None))
+        with contextlib.ExitStack() as stack:
+            for owner, name, make in (
+                (while_loop, "while_loop", self._unrolled),
+                (compiled, "__call__", self._uncompiled),
+            ):
+                original = vars(owner)[name]
+                stack.callback(setattr, owner, name, original)  # first, for an interrupt may come
+                setattr(owner, name, make(original))
+            stack.enter_context(self._graph.as_default())
+            yield
+
+    def _is_entered(self) -> bool:
+        """Whether this thread writes to this graph: others are served as ever."""
+        return self._tf.compat.v1.get_default_graph() is self._graph
+
+    def _uncompiled(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """`tf.function`'s `__call__`, run as it is written where it is called in this graph."""
+
+        def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+            run = function.python_function if self._is_entered() else original.__get__(function)
+            return run(*args, **kwargs)
+
+        return call
 
     def _unrolled(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """`while_loop`, unrolled where it is called in this graph."""
         tf = self._tf
 
         def loop(*args: Any, **kwargs: Any) -> Any:
-            if tf.compat.v1.get_default_graph() is not self._graph:
+            if not self._is_entered():
                 return original(*args, **kwargs)
             given = inspect.signature(original).bind(*args, **kwargs).arguments
             start = given["loop_vars"]
