@@ -65,11 +65,16 @@ class DecayGuard(keras.callbacks.Callback):  # type: ignore[misc, unused-ignore]
         self._checked: tuple[Any, Any] | None = None  # The step and the optimizer.
         self._has_run = True
 
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        self._trained = self.model
+
     def on_train_begin(self, logs: Any = None) -> None:
         self._checked = None
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        now = (getattr(self.model, "train_function", None), self.model.optimizer)
+        # Not `self.model`, which on JAX brings all weights back from the step: at each step anew.
+        now = (getattr(self._trained, "train_function", None), self._trained.optimizer)
         if self._checked is None or any(
             a is not b for a, b in zip(now, self._checked, strict=True)
         ):
