@@ -358,6 +358,31 @@ def test_killed_and_resumed_equals_uninterrupted(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_devices_end_as_one_and_decay_leads_both_back_to_the_start(finished, tmp_path):
+    start = finished[0] / "vision"
+    more = [f"--init_from={start}", "--decay_to=initial", "--weight_decay=15", "--dropout=0",
+            "--optimizer=sgd", "--learning_rate=0.05", "--schedule=constant"]  # fmt: skip
+    two = ["--strategy=mirrored", "--virtual_devices=2"]
+    runs = [{"flags": flags(tmp_path / "two", *more, *two)},
+            {"flags": flags(tmp_path / "one", *more)}]  # fmt: skip
+    printed = drive(runs, script="train_transformer")
+    assert "error:" not in printed and printed.count("2 replicas in 1 process") == 1
+    (_, one), (_, two) = (read_checkpoint(tmp_path / name) for name in ("one", "two"))
+    for name, array in one.items():
+        np.testing.assert_allclose(two[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+    before, after = (
+        {v.path: keras.ops.convert_to_numpy(v) for v in keras.models.load_model(path).variables}
+        for path in (start / "model.keras", tmp_path / "two" / "model.keras")
+    )
+    kernels = {path for path in before if path.endswith("/kernel")}
+    assert len(kernels) == 8
+    for path in kernels:
+        size, moved = (np.linalg.norm(x) for x in (before[path], after[path] - before[path]))
+        assert (np.linalg.norm(after[path]) if "logits" in path else moved) < size / 2
+        assert moved > 0
+
+
+@pytest.mark.slow
 def test_errors_are_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "train_transformer.py"), "--model=gpt"],
