@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,9 +18,8 @@ from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.utils import naming
 
 # From Keras 3.15 on a list within a list is looked into; before, what it holds is found elsewhere.
-_LOOKS_INTO_NESTED = (
-    "visited_containers" in inspect.signature(saving_lib._save_container_state).parameters
-)
+# (By what the function calls: Keras 3.12.4 has its arguments, and does not look.)
+_LOOKS_INTO_NESTED = "_save_container_state" in saving_lib._save_container_state.__code__.co_names
 
 
 def own_variables(layer: keras.Layer) -> list[tuple[keras.Variable, bool]]:
