@@ -1,8 +1,8 @@
-"""Writing a call down as nodes: what it is, given which of its operands are data."""
+"""Writing calls down as nodes."""
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
@@ -12,25 +12,13 @@ from keras_gamma.network.gains import Gains
 from keras_gamma.network.graph import Kind
 from keras_gamma.network.labels import label_of
 from keras_gamma.network.normalizations import Normalization
+from keras_gamma.network.reading import read, traits_of
 from keras_gamma.network.recording import Recording
 from keras_gamma.network.stacks import Stacks
 from keras_gamma.network.symbols import known, symbol, symbols_in
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
-
-
-class _Seen(NamedTuple):
-    """A call as it is written: its kind, the nodes it reads, how it depends on their scale.
-
-    `parts` are the operands of a normalization that is written out.
-    """
-
-    kind: Kind
-    inputs: list[int]
-    power: float | str | None
-    homogeneous: bool
-    parts: list[int]
 
 
 class Writer:
@@ -147,11 +135,11 @@ class Writer:
         # Computed from indices alone, without a weight: a mask, or positions.
         if kind is None or not (data or takes_weights(operation, args, kwargs)):
             return self._without_node(operation, args, kwargs, outputs, recording.assign)
-        call = self._seen(operation, kind, args, data)
+        call = read(recording, operation, kind, args, data)
         if label is None:
             label = self.label(None if isinstance(operation, keras.Layer) else operation)
         group = self._group if call.kind is Kind.SUM else None
-        more = self._traits(operation, call.kind, args, kwargs, outputs)
+        more = traits_of(recording, operation, call.kind, args, kwargs, outputs)
         more["cause"] = cause
         for place, tensor in enumerate(symbols_in(outputs)):
             kind, power = call.kind, call.power
@@ -232,68 +220,3 @@ class Writer:
             assign(tensor)
         self.recording.note_step(operation, args, kwargs, outputs)
         return outputs
-
-    def _seen(self, operation: Any, kind: Kind, args: Args, data: list[Any]) -> _Seen:
-        """What a call is, given its operands that are data."""
-        nodes, powers = self.recording.nodes, self.recording.powers
-        numbers = known(self.recording.number_of(t) for t in data)
-        if kind is Kind.ATTENTION:
-            kind, numbers = self._split_attention(operation, args, numbers)
-        power = operations.power_of(operation, args)
-        inverts = operations.inverts(operation, args, data)
-        if isinstance(power, str) and len(numbers) < 2:  # The other operand is a mask, say.
-            power = -1.0 if inverts else 1.0
-        if len(numbers) == 2:
-            source = None
-            if kind is Kind.PRODUCT:
-                sign = 1.0 if operations.divides(operation) else -1.0
-                source = algebra.normalized(nodes, powers, numbers, sign)
-            elif kind is Kind.SUM:
-                source = algebra.shifted(nodes, powers, numbers)
-            if source is not None:
-                return _Seen(Kind.NORM, [source], None, True, numbers)
-        # What is computed from weights alone is a weight, not data; unless there is nothing else.
-        own = [t for t in data if self.recording.varies(t)] or data
-        kind = algebra.refine(
-            kind,
-            known(map(self.recording.number_of, own)),
-            inverts=operations.inverts(operation, args, own),
-        )
-        # What joins several tensors (a concatenation) scales with all of them, not with one.
-        homogeneous = len(set(numbers)) < 2
-        if kind is Kind.NONLINEAR:
-            homogeneous = homogeneous and operations.is_homogeneous(operation)
-        return _Seen(kind, numbers, power, homogeneous, [])
-
-    def _traits(
-        self, operation: Any, kind: Kind, args: Args, kwargs: Kwargs, outputs: Any
-    ) -> dict[str, Any]:
-        """The fields of a node beyond its kind."""
-        recording, tensors = self.recording, symbols_in((args, kwargs))
-        data = [t for t in tensors if recording.number_of(t) is not None]
-        own = [t for t in data if recording.varies(t)] or data
-        fixed = not all(map(recording.varies, tensors))
-        return {
-            "weighted": fixed or takes_weights(operation, args, kwargs),
-            "factor": kind is Kind.LINEAR and traits.is_factor(operation, own, outputs),
-            "bounded": kind is Kind.NONLINEAR and traits.is_bounded(operation),
-            "spread": self._spread(own) if kind is Kind.SUM else (),
-        }
-
-    def _spread(self, tensors: list[keras.KerasTensor]) -> tuple[int, ...]:
-        """The numbers of those tensors that are spread over a larger one."""
-        smaller = zip(tensors, traits.spread_among(tensors), strict=True)
-        return tuple(known(self.recording.number_of(t) for t, small in smaller if small))
-
-    def _split_attention(
-        self, operation: Any, args: Args, numbers: list[int]
-    ) -> tuple[Kind, list[int]]:
-        """Puts the value last; all other operands only decide how values are weighed."""
-        # `AdditiveAttention([query, value, key])`, but `dot_product_attention(query, key, value)`.
-        operands, place = (args[0], 1) if isinstance(operation, keras.Layer) else (args, 2)
-        value = self.recording.number_of(operands[place]) if len(operands) > place else None
-        if value is None:
-            return Kind.OPAQUE, numbers
-        others = list(numbers)
-        others.remove(value)
-        return Kind.ATTENTION, [*others, value]
