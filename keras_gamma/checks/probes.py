@@ -80,6 +80,25 @@ def power(run: Run, values: Values, outputs: Values, operand: int) -> dict[int, 
     return found
 
 
+def joint_degree(
+    run: Run, values: Values, outputs: Values, degrees: Mapping[int, float], output: int
+) -> float | None:
+    """The power by which an output grows if several operands grow together, or `None` if by none.
+
+    `(a - b)²` is no power of a or of b, but of both.
+
+    Args:
+        run: function that runs the step on other values.
+        values: dict from the id of each operand to its value.
+        outputs: dict from the id of each output to its value.
+        degrees: dict from the id of each operand that grows to its own power.
+        output: the id of the output.
+    """
+    grown = {key: scaled(values[key], FACTOR**degree) for key, degree in degrees.items()}
+    pair = _without_masked(_some(outputs[output]), _some(run(grown)[output]))
+    return _ratio(*pair, FACTOR)
+
+
 def fades(run: Run, values: Values, outputs: Values, operand: int) -> dict[int, bool]:
     """Whether each output is small where one operand is, up to a constant of the step's own.
 

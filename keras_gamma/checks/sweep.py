@@ -355,6 +355,12 @@ class _Step:
     def _after_other(
         self, states: dict[int, State], best: State, output: int
     ) -> State | tuple[Event, State]:
+        joint = self._joint_degree(states, output)
+        if joint is not None:
+            exact = all(state.exact for state in states.values())
+            if abs(joint) > 0.05:
+                return State(Mode.SCALES, joint, exact, best.closed)
+            return self._end(states, best._replace(exact=exact))
         degree, exact, modes = 0.0, True, set()
         for key, state in states.items():
             power = self._power(key)[output]
@@ -376,10 +382,23 @@ class _Step:
         if Mode.SCALES in modes and abs(degree) > 0.05:
             return State(Mode.SCALES, degree, exact, best.closed)
         if Mode.SCALES in modes or not modes:
-            if not self.is_norm and not self._shows(list(states)):
-                return Event.HIDDEN, best
-            return Event.ABSORBED, best._replace(exact=exact and best.exact)
+            return self._end(states, best._replace(exact=exact and best.exact))
         return State(max(modes), 1.0, False, best.closed)
+
+    def _end(self, states: dict[int, State], best: State) -> tuple[Event, State]:
+        """How paths end whose scale does not show."""
+        if not self.is_norm and not self._shows(list(states)):
+            return Event.HIDDEN, best
+        return Event.ABSORBED, best
+
+    def _joint_degree(self, states: dict[int, State], output: int) -> float | None:
+        """The power by which an output grows with operands that tell none one by one."""
+        if len(states) < 2 or any(state.mode is not Mode.SCALES for state in states.values()):
+            return None
+        if all(self._power(key)[output].exact for key in states):
+            return None
+        visit, degrees = self.visit, {key: state.degree for key, state in states.items()}
+        return probes.joint_degree(visit.run, visit.values, visit.raw, degrees, output)
 
     def _bounded_mode(
         self, states: dict[int, State], operand: int, bounds: bool, output: int

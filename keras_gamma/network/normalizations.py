@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_gamma._keras import names as _keras
+from keras_gamma._keras import structure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,10 @@ class Normalization:
 
     def variable(self, layer: keras.Layer) -> keras.Variable | None:
         """The scale variable of `layer`, or `None` (`scale=False`, say)."""
-        return None if self.scale is None else getattr(layer, self.scale, None)
+        if self.scale is None:
+            return None
+        found = getattr(layer, self.scale, None)
+        return found if found is not None else own_variables(layer).get(self.scale)
 
 
 _REGISTRY = {
@@ -130,8 +134,20 @@ def _is_named(pattern: re.Pattern[str], name: str) -> bool:
 
 
 def own_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
-    """Attribute name -> variable, for the variables that `layer` holds itself."""
-    return {k: v for k, v in vars(layer).items() if isinstance(v, keras.Variable)}
+    """Name -> variable, for the variables that `layer` holds itself.
+
+    The name is the attribute's. One in a list or a dict goes by its own name, with a number if
+    that is taken.
+    """
+    found = {k: v for k, v in vars(layer).items() if isinstance(v, keras.Variable)}
+    named = set(map(id, found.values()))
+    for variable, _ in structure.own_variables(layer):
+        if id(variable) not in named:
+            name, number = variable.name, 1
+            while hasattr(layer, name) or name in found:
+                name, number = f"{variable.name}#{number}", number + 1
+            found[name] = variable
+    return found
 
 
 def _scale_candidates(layer: keras.Layer) -> list[str]:

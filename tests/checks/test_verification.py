@@ -10,7 +10,7 @@ from keras import layers, ops
 
 import keras_gamma
 from keras_gamma import Role, verify
-from keras_gamma.checks import measure
+from keras_gamma.checks import measure, probes
 from keras_gamma.checks.claims import Agreement, Measured, compare
 from tests.models.role_models import BY_NAME, CASES
 from tests.models.role_parts import RawNumpy
@@ -365,6 +365,49 @@ def test_a_length_that_no_example_changes_follows_gamma():
     y = y / ops.sqrt(ops.sum(ops.square(y), axis=-1, keepdims=True) + 1e-9)
     [one] = verify(keras.Model(x, layers.Dense(2)(y)))
     assert (str(one.measured), str(one.agreement)) == ("interior", "agree")
+
+
+def test_what_grows_with_two_tensors_together():
+    values = {1: ops.convert_to_tensor([1.0, -2.0, 3.0]), 2: ops.convert_to_tensor([2.0, 5.0, 4.0])}
+
+    def degree(function, degrees):
+        def run(changed):
+            return {3: function(*{**values, **changed}.values())}
+
+        return probes.joint_degree(run, values, run({}), dict(enumerate(degrees, 1)), 3)
+
+    # Of a alone, or of b alone, it is no power.
+    assert degree(lambda a, b: (a - b) ** 2, (1.0, 1.0)) == 2.0
+    assert degree(lambda a, b: a * b, (1.0, -1.0)) == 0.0
+    assert degree(lambda a, b: ops.maximum(a, b) * b, (1.0, 1.0)) == 2.0
+    assert degree(lambda a, b: ops.tanh(a) + b, (1.0, 1.0)) is None
+
+
+class Normalized(layers.Layer):
+    """Convolutions, each normalized by TensorFlow's own functions: a squared difference in one."""
+
+    def build(self, shape):
+        width = shape[-1]
+        self.kernels = [self.add_weight((3, 3, width, width), name=f"kernel{n}") for n in (1, 2)]
+        self.gammas = [self.add_weight((width,), "ones", name=f"gamma{n}") for n in (1, 2)]
+
+    def call(self, x):
+        import tensorflow as tf
+
+        y = x
+        for kernel, gamma in zip(self.kernels, self.gammas, strict=True):
+            y = tf.nn.conv2d(tf.nn.relu(y), kernel, 1, "SAME")
+            y = tf.nn.batch_normalization(y, *tf.nn.moments(y, [0, 1, 2]), None, gamma, 1e-3)
+        return x + y
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="raw TensorFlow code")
+def test_a_squared_difference_grows_with_both():
+    x = keras.Input((8, 8, 4))
+    y = Normalized(name="block")(layers.Conv2D(4, 3, padding="same")(x))
+    found = verify(keras.Model(x, layers.Conv2D(2, 1)(layers.ReLU()(y))))
+    assert [str(one.measured) for one in found] == ["interior", "residual_last"]
+    assert found.ok
 
 
 def test_what_reading_must_leave_open_is_measured():

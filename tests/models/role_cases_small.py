@@ -206,6 +206,29 @@ def two_views_of_time():
     return keras.Model(x, layers.Dense(2)(layers.Concatenate()(both)))
 
 
+@register
+class Parameters(layers.Layer):
+    """Its weights are in a dict, as functional code has them, and the scale in a list there."""
+
+    def build(self, shape):
+        width = shape[-1]
+        gain = self.add_weight((width,), "ones", name="gain")
+        shapes = {"up": (width, 2 * width), "down": (2 * width, width)}
+        kernels = {name: self.add_weight(shape, name=name) for name, shape in shapes.items()}
+        self.parameters = {"norms": [gain], **kernels}
+
+    def call(self, x):
+        [gain], up, down = self.parameters.values()
+        y = x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-6) * gain
+        return x + ops.matmul(ops.relu(ops.matmul(y, up)), down)
+
+
+def parameters():
+    x = tokens()
+    y = Parameters(name="a")(layers.Dense(8)(x))
+    return keras.Model(x, layers.Dense(3)(ln(y, "final_ln")))
+
+
 def highway_of_states():
     """SRU's output: a gate between the state and the input."""
     x = tokens()
@@ -398,5 +421,6 @@ CASES = [
     # An LSTM is no norm: in_bn reaches the output, bounded.
     Case("two_views_of_time", two_views_of_time, {"bn1": INTERIOR, "bn2": TRUNK, "in_bn": TRUNK}),
     # What the gate leaves of the input is no skip.
+    Case("parameters", parameters, {"a": RESIDUAL_LAST, "final_ln": TRUNK}),
     Case("highway_of_states", highway_of_states, {"ln": OTHER, "final_ln": TRUNK}),
 ]
