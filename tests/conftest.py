@@ -124,7 +124,8 @@ def _raised_by_keras_gamma(error: Exception) -> bool:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Thins out cases that are alike: as tests say by their marks, and as the environment says.
 
-    Each test begins with a case of its own, so that tests over one table share it out.
+    Each test begins with a case of its own, so that tests over one table share it out. SHARE=1/4
+    takes a quarter of them, SLOW_HALF=0 or 1 one half of the slow tests that are like no others.
     """
     cases: dict[tuple[str, object], list[pytest.Item]] = defaultdict(list)
     for item in items:
@@ -144,6 +145,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             left_out.update(item for i, item in enumerate(slow) if (i - share) % shares)
         elif len(alike) >= MANY:
             left_out.update(c for i, c in enumerate(alike) if (i - first) % shares)
+        elif os.environ.get("SLOW_HALF") == str(zlib.crc32(test.encode()) % 2):
+            left_out.update(item for item in alike if item.get_closest_marker("slow"))
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=[*left_out])

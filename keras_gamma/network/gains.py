@@ -149,7 +149,7 @@ class Gains:
         if operand is None or isinstance(operand, (int, float, keras.KerasTensor)):
             return None
         if isinstance(operand, keras.Variable):
-            for layer, name, variable in _held(scope):
+            for layer, name, variable in _held(scope, of_any_shape=True):
                 if variable is operand:
                     return Gain(layer, name, variable, 1.0)
             return None
@@ -180,7 +180,7 @@ class Gains:
             (source,) = recording.nodes[source].inputs
         if recording.nodes[source].kind is Kind.NORM and not self._has_scale(source):
             recording.calls.append(NormCall(gain.layer, _entry(gain), source))
-        else:
+        elif _may_scale(gain.variable):
             call = GainCall(gain.layer, gain.name, gain.variable, gain.neutral, node)
             recording.gains.append(call)
 
@@ -226,12 +226,17 @@ def _entry(gain: Gain) -> Normalization:
     return Normalization(kind_from_name(type(gain.layer)), gain.name, gain.neutral)
 
 
-def _held(scope: Sequence[keras.Layer]) -> Iterator[tuple[keras.Layer, str, keras.Variable]]:
-    """The variables of the layers being run, innermost first, that may be gains."""
+def _held(
+    scope: Sequence[keras.Layer], of_any_shape: bool = False
+) -> Iterator[tuple[keras.Layer, str, keras.Variable]]:
+    """The variables of the layers being run, innermost first, that may be gains.
+
+    One of any shape may be the γ of a normalization that it stands behind, for each head, say.
+    """
     for layer in reversed(scope):
         if _may_hold(layer):
             for name, variable in own_variables(layer).items():
-                if _may_scale(variable):
+                if _may_scale(variable) or (of_any_shape and variable.trainable):
                     yield layer, name, variable
 
 

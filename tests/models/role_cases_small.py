@@ -229,6 +229,31 @@ def parameters():
     return keras.Model(x, layers.Dense(3)(ln(y, "final_ln")))
 
 
+@register
+class Heads(layers.Layer):
+    """Attention whose heads are normalized each, with a gain for each head and channel."""
+
+    def build(self, shape):
+        self.norm = layers.LayerNormalization(name="ln")
+        self.expand, self.merge = layers.Dense(24), layers.Dense(8)
+        self.gain = self.add_weight((2, 4), "ones", name="gain")
+
+    def call(self, x):
+        length = x.shape[1]
+        heads = ops.reshape(self.expand(self.norm(x)), (-1, length, 2, 12))
+        q, k, v = ops.split(heads, 3, axis=-1)
+        weights = ops.softmax(ops.einsum("bthd,bshd->bhts", q, k))
+        y = ops.einsum("bhts,bshd->bthd", weights, v)
+        y = y * ops.rsqrt(ops.mean(ops.square(y), axis=-1, keepdims=True) + 1e-6) * self.gain
+        return x + self.merge(ops.reshape(y, (-1, length, 8)))
+
+
+def heads():
+    x = tokens()
+    y = Heads(name="a")(layers.Dense(8)(x))
+    return keras.Model(x, layers.Dense(3)(ln(y, "final_ln")))
+
+
 def highway_of_states():
     """SRU's output: a gate between the state and the input."""
     x = tokens()
@@ -422,5 +447,6 @@ CASES = [
     Case("two_views_of_time", two_views_of_time, {"bn1": INTERIOR, "bn2": TRUNK, "in_bn": TRUNK}),
     # What the gate leaves of the input is no skip.
     Case("parameters", parameters, {"a": RESIDUAL_LAST, "final_ln": TRUNK}),
+    Case("heads", heads, {"a": RESIDUAL_LAST, "ln": INTERIOR, "final_ln": TRUNK}),
     Case("highway_of_states", highway_of_states, {"ln": OTHER, "final_ln": TRUNK}),
 ]
