@@ -330,7 +330,6 @@ def test_what_no_graph_shows_closes_only_itself(loop):
     assert roles(model, (None, 6, 8)) == {"pre": "residual_last"}
 
 
-@on_tensorflow
 def _sums_of_several(tf, x, f, _):
     return tf.reduce_mean([tf.add_n([x, f(x), f(x)]), x], axis=0)
 
@@ -414,6 +413,7 @@ def test_a_wrong_input_is_named_by_its_shape():
         find_roles(model, [np.zeros((2, 3))])
 
 
+@on_tensorflow
 def test_data_that_a_model_holds_are_a_source():
     import tensorflow as tf
 
