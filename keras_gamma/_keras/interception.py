@@ -34,6 +34,7 @@ from keras.src.ops.operation import Operation
 
 from keras_gamma._keras import older
 from keras_gamma._keras.layers import has_mask
+from keras_gamma._keras.replacement import Patch, replace
 
 # Whether layers record their calls themselves, and do not leave that to `Operation`.
 _LAYERS_RECORD = "symbolic_call" in vars(keras.Layer)
@@ -74,7 +75,6 @@ class Handler(Protocol):
 _handler: contextvars.ContextVar[Handler | None] = contextvars.ContextVar("handler", default=None)
 # What is replaced is global, so that two traces in two threads take turns.
 _lock = threading.RLock()
-_ABSENT = object()
 
 
 def _active() -> Handler | None:
@@ -97,7 +97,7 @@ def intercept_symbolic_calls(handler: Handler) -> Iterator[None]:
     try:
         try:
             stack.enter_context(_lock)
-            _replace(stack)
+            replace(stack, _PATCHES)
             stack.callback(_handler.set, _handler.get())
             _handler.set(handler)
             yield
@@ -105,23 +105,6 @@ def intercept_symbolic_calls(handler: Handler) -> Iterator[None]:
             stack.close()
     finally:
         stack.close()
-
-
-def _replace(stack: contextlib.ExitStack) -> None:
-    for owner, name, make in _PATCHES:
-        # What is put back is settled before anything is replaced; and it is put back twice, for
-        # one of the two may be interrupted itself.
-        found = vars(owner).get(name, _ABSENT)
-        stack.callback(_put_back, owner, name, found)
-        stack.callback(_put_back, owner, name, found)
-        setattr(owner, name, make(getattr(owner, name)))
-
-
-def _put_back(owner: Any, name: str, value: object) -> None:
-    if value is not _ABSENT:
-        setattr(owner, name, value)
-    elif name in vars(owner):
-        delattr(owner, name)
 
 
 def _symbolic_call(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -234,8 +217,7 @@ def _operator(name: str) -> Callable[..., Any]:
     return patch
 
 
-# What is replaced: where, its name, and a function from what is there to what stands in for it.
-_PATCHES: tuple[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]], ...] = (
+_PATCHES: tuple[Patch, ...] = (
     *((keras.Variable, name, _operator(name)) for name in _OPERATORS),
     (keras.KerasTensor, "__jax_array__", _hidden),
     (keras.Layer, "add_loss", _add_loss),

@@ -1,5 +1,11 @@
 """The functions of this room under one name, for those who need several of them."""
 
+from keras_gamma._keras.calling import asked_by as asked_by
+from keras_gamma._keras.calling import is_running as is_running
+from keras_gamma._keras.calling import model_being_saved as model_being_saved
+from keras_gamma._keras.calling import models_asking as models_asking
+from keras_gamma._keras.calling import only_weights_are_saved as only_weights_are_saved
+from keras_gamma._keras.calling import running_step as running_step
 from keras_gamma._keras.devices import inside_a_strategy as inside_a_strategy
 from keras_gamma._keras.interception import intercept_symbolic_calls as intercept_symbolic_calls
 from keras_gamma._keras.layers import flatten_layers as flatten_layers
@@ -23,13 +29,10 @@ from keras_gamma._keras.optimizers import variables_of as variables_of
 from keras_gamma._keras.preservation import preserve_attributes as preserve_attributes
 from keras_gamma._keras.preservation import preserve_auto_names as preserve_auto_names
 from keras_gamma._keras.stepping import ASKED_IN_A_STEP as ASKED_IN_A_STEP
-from keras_gamma._keras.stepping import asked_by as asked_by
 from keras_gamma._keras.stepping import living_models as living_models
 from keras_gamma._keras.stepping import models_around as models_around
-from keras_gamma._keras.stepping import models_asking as models_asking
 from keras_gamma._keras.stepping import optimizers_of as optimizers_of
 from keras_gamma._keras.stepping import outermost as outermost
-from keras_gamma._keras.stepping import running_step as running_step
 from keras_gamma._keras.training import TracedStep as TracedStep
 from keras_gamma._keras.training import initial_epoch as initial_epoch
 from keras_gamma._keras.training import symbolic_build as symbolic_build

@@ -7,22 +7,17 @@ Private names used here, and why there is no public way:
 
 * `tf.__internal__.FuncGraph`: the graph of a `tf.function` while it is being traced, in which
   calls of layers can be cut out. (Keras infers shapes in the same way.)
-* `tensorflow.python.ops.while_loop.while_loop`: what `tf.while_loop`, `tf.map_fn` and `tf.scan`
-  come to. A loop in a graph is a graph of its own, whose layers nobody could cut out: here it
-  is unrolled, as TensorFlow itself does where it computes at once.
-* The class of what `tf.function` returns, whose `__call__` (public) would trace a graph of its own,
-  too.
 """
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-_MOST = 32  # rounds that a loop is unrolled, where it says itself how many there are
-_FEWEST = 2  # rounds where data say so
+from keras_gamma._keras.replacement import replace
+from keras_gamma._keras.tensorflow_loops import patches
 
 
 class GraphOperation:
@@ -129,64 +124,16 @@ class ScratchGraph:
 
         Compiled functions are run as they are written, and loops are unrolled.
         """
-        from tensorflow.python.ops import while_loop
-
-        compiled = type(self._tf.function(lambda: None))
         with contextlib.ExitStack() as stack:
-            for owner, name, make in (
-                (while_loop, "while_loop", self._unrolled),
-                (compiled, "__call__", self._uncompiled),
-            ):
-                original = vars(owner)[name]
-                stack.callback(setattr, owner, name, original)  # first, for an interrupt may come
-                setattr(owner, name, make(original))
+            replace(stack, patches(self))
             stack.enter_context(self._graph.as_default())
             yield
 
-    def _is_entered(self) -> bool:
+    def is_entered(self) -> bool:
         """Whether this thread writes to this graph: others are served as ever."""
         return self._tf.compat.v1.get_default_graph() is self._graph
 
-    def _uncompiled(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """`tf.function`'s `__call__`, run as it is written where it is called in this graph."""
-
-        def call(function: Any, *args: Any, **kwargs: Any) -> Any:
-            run = function.python_function if self._is_entered() else original.__get__(function)
-            return run(*args, **kwargs)
-
-        return call
-
-    def _unrolled(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """`while_loop`, unrolled where it is called in this graph."""
-        tf = self._tf
-
-        def loop(*args: Any, **kwargs: Any) -> Any:
-            if not self._is_entered():
-                return original(*args, **kwargs)
-            given = inspect.signature(original).bind(*args, **kwargs).arguments
-            start = given["loop_vars"]
-            state, goes_on, i = tf.nest.map_structure(_as_tensor, start), None, 0
-            while i != given.get("maximum_iterations"):
-                goes_on = self._known(given["cond"](*state))
-                if goes_on is False or i == (_FEWEST if goes_on is None else _MOST):
-                    break
-                new = given["body"](*state)
-                new = new if isinstance(new, (list, tuple)) else [new]
-                flat = [_as_tensor(value) for value in tf.nest.flatten(new)]
-                state, goes_on, i = tf.nest.pack_sequence_as(start, flat), False, i + 1
-            # A list of tensors that is half filled is none.
-            lists = any(isinstance(value, tf.TensorArray) for value in tf.nest.flatten(state))
-            if goes_on is not False and lists:
-                return original(*args, **kwargs)
-            same = given.get("return_same_structure", False) or len(state) > 1
-            return state if same else state[0]
-
-        def _as_tensor(value: Any) -> Any:
-            return value if isinstance(value, tf.TensorArray) else tf.convert_to_tensor(value)
-
-        return loop
-
-    def _known(self, tensor: Any) -> bool | None:
+    def known(self, tensor: Any) -> bool | None:
         """The value of a condition, or `None` if inputs decide it."""
         if not self.holds(tensor):
             return bool(tensor)

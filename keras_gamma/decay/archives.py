@@ -15,7 +15,7 @@ from keras_gamma.decay import (
     optimizers,  # noqa: F401  (archives name optimizers)
     restoring,
 )
-from keras_gamma.decay.layer_records import FILE_NAME
+from keras_gamma.decay.layer_record import FILE_NAME
 from keras_gamma.decay.plan_files import MAX_BYTES, in_one_line
 from keras_gamma.decay.telling import DecisionNotKept
 

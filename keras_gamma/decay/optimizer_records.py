@@ -22,7 +22,7 @@ from keras_gamma.decay import layer_records, places, plan_files, targets
 from keras_gamma.decay.decay_plan import DecayPlan
 from keras_gamma.decay.inner_optimizers import has_factors
 from keras_gamma.decay.instance_methods import hook, owner_of, unhook
-from keras_gamma.decay.layer_records import FILE_NAME
+from keras_gamma.decay.layer_record import FILE_NAME
 from keras_gamma.decay.telling import DecisionNotKept, Teller
 
 FORMAT, VERSION = "keras_gamma.optimizer", 1

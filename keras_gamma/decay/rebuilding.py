@@ -14,7 +14,7 @@ import keras
 
 from keras_gamma._keras import older
 from keras_gamma.decay import plan_files, restoring
-from keras_gamma.decay.layer_records import FILE_NAME
+from keras_gamma.decay.layer_record import FILE_NAME
 from keras_gamma.decay.telling import quiet
 
 _WHAT = "preset's record of keras_gamma"

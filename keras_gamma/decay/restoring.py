@@ -16,6 +16,7 @@ from keras_gamma._keras import names as _keras
 from keras_gamma._keras import structure
 from keras_gamma.decay import (
     application,
+    layer_decisions,
     layer_records,
     model_watch,
     optimizer_records,
@@ -98,7 +99,7 @@ def _put_on_layers(model: keras.Model, decided: list[tuple[GammaPlan, PlanEntry,
 
 
 def _read_layer(text: str, layer: Any) -> list[tuple[GammaPlan, PlanEntry, Slot]]:
-    content = plan_files.from_json(text, layer_records.FORMAT, layer_records.VERSION, _WHAT)
+    content = plan_files.from_json(text, layer_decisions.FORMAT, layer_decisions.VERSION, _WHAT)
     if not isinstance(layer, keras.Layer):
         raise ValueError("the record is for a layer, but there is none at this place.")
     own = structure.own_variables(layer)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import sys
 import warnings
 from collections.abc import Hashable, Iterator
-from types import FrameType
 
 import keras
+
+from keras_gamma._keras import names as _keras
 
 _quiet: contextvars.ContextVar[bool] = contextvars.ContextVar("keras_gamma_quiet", default=False)
 
@@ -38,20 +38,10 @@ class Teller:
 
     def lost(self, message: str) -> None:
         """Warns, unless it was done in this round, or somebody sees to it (`quiet`)."""
-        if self._told or _quiet.get() or _is_for_a_picture():
-            return
+        if self._told or _quiet.get() or _keras.is_running(keras.callbacks.TensorBoard):
+            return  # (TensorBoard shows configs, and rebuilds nothing from them.)
         self._told = True
         warnings.warn(message, DecisionNotKept, stacklevel=4)
-
-
-def _is_for_a_picture() -> bool:
-    """Whether TensorBoard asks, which shows configs and rebuilds nothing from them."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if isinstance(frame.f_locals.get("self"), keras.callbacks.TensorBoard):
-            return True
-        frame = frame.f_back
-    return False
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from keras import tree
 
 from keras_gamma._keras.interception import intercept_symbolic_calls
 from keras_gamma.network.graph import Kind
-from keras_gamma.network.normalizations import own_variables
+from keras_gamma.network.normalizations import variables_by_name
 from keras_gamma.network.symbols import symbol, symbols_in
 from keras_gamma.network.writing import Writer
 
@@ -113,7 +113,7 @@ class ClosedCode:
     @property
     def is_weighted(self) -> bool:
         """Whether the layer has weights of its own, that its code may use."""
-        return bool(own_variables(self._layer))
+        return bool(variables_by_name(self._layer))
 
     def compute(self, values: dict[int, Any], place: int | None, leaf: int) -> Any:
         """What the code made of numbers: a value that it hands on at some place, or returns.

@@ -28,7 +28,7 @@ from keras_gamma.network.normalizations import (
     Normalization,
     is_layer_scale,
     kind_from_name,
-    own_variables,
+    variables_by_name,
 )
 from keras_gamma.network.recording import Recording
 
@@ -75,7 +75,7 @@ class Gains:
         """Gives the variables of a layer that is about to be opened their fingerprints."""
         if self._scope is None or not _may_hold(layer):
             return
-        for variable in own_variables(layer).values():
+        for variable in variables_by_name(layer).values():
             if _may_scale(variable) and id(variable) not in self._prints:
                 numbers = self._random.uniform(0.5, 1.5, variable.shape).astype("float32")
                 self._prints[id(variable)] = numbers
@@ -235,7 +235,7 @@ def _held(
     """
     for layer in reversed(scope):
         if _may_hold(layer):
-            for name, variable in own_variables(layer).items():
+            for name, variable in variables_by_name(layer).items():
                 if _may_scale(variable) or (of_any_shape and variable.trainable):
                     yield layer, name, variable
 

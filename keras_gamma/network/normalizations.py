@@ -41,7 +41,7 @@ class Normalization:
         if self.scale is None:
             return None
         found = getattr(layer, self.scale, None)
-        return found if found is not None else own_variables(layer).get(self.scale)
+        return found if found is not None else variables_by_name(layer).get(self.scale)
 
 
 _REGISTRY = {
@@ -133,7 +133,7 @@ def _is_named(pattern: re.Pattern[str], name: str) -> bool:
     return pattern.search(name) is not None
 
 
-def own_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
+def variables_by_name(layer: keras.Layer) -> dict[str, keras.Variable]:
     """Name -> variable, for the variables that `layer` holds itself.
 
     The name is the attribute's. One in a list or a dict goes by its own name, with a number if
@@ -152,7 +152,7 @@ def own_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
 
 def _scale_candidates(layer: keras.Layer) -> list[str]:
     """Names of the variables that may be the scale, the likeliest first; single numbers last."""
-    variables = {k: v for k, v in own_variables(layer).items() if v.trainable}
+    variables = {k: v for k, v in variables_by_name(layer).items() if v.trainable}
     rank = {name: i for i, name in enumerate((*_SCALE_NAMES, None, *SHIFT_NAMES))}
 
     def order(name: str) -> tuple[bool, int]:
@@ -168,7 +168,7 @@ def looks_like_normalization(layer: keras.Layer) -> bool:
     named = _is_named(_NORM, type(layer).__name__)
     if not named and not any(hasattr(layer, name) for name in _EPSILON_NAMES):
         return False
-    return any(name.lstrip("_") in _SCALE_NAMES for name in own_variables(layer))
+    return any(name.lstrip("_") in _SCALE_NAMES for name in variables_by_name(layer))
 
 
 def holds_one(layer: keras.Layer) -> bool:
@@ -209,7 +209,7 @@ def probe(layer: keras.Layer, shape: Sequence[int]) -> Normalization | None:
     Returns:
         A `Normalization`, or `None` if the layer does not behave as one.
     """
-    variables = own_variables(layer)
+    variables = variables_by_name(layer)
     keep = {d for v in variables.values() for d in v.shape}
     shrunk = tuple(
         d if i == len(shape) - 1 or d in keep else min(d, 4) for i, d in enumerate(shape)

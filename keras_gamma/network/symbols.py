@@ -62,13 +62,12 @@ def mapped(function: Callable[[Any], Any], structure: Any) -> Any:
 def symbols_returned(structure: Any) -> list[keras.KerasTensor]:
     """The symbolic tensors of what a call returned; those in the fields of dataclasses, too."""
     found: list[keras.KerasTensor] = []
-
-    def look(value: Any) -> Any:
+    for value in tree.flatten(structure):
         if isinstance(value, keras.KerasTensor):
             found.append(value)
-        return value
-
-    mapped(look, structure)
+        elif dataclasses.is_dataclass(value):
+            fields = (getattr(value, field.name, None) for field in dataclasses.fields(value))
+            found += symbols_returned(list(fields))
     return found
 
 

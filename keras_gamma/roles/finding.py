@@ -185,7 +185,7 @@ def _unseen(layer: keras.Layer, network: Network, found: dict[int, _Found]) -> l
     path = layer.path or layer.name
     if normalizations.is_layer_scale(layer):
         reason = "LayerScale's gain is not a normalization's: it is left alone."
-        gains = normalizations.own_variables(layer).values()
+        gains = normalizations.variables_by_name(layer).values()
         return [Note(v.path, layer, "layer_scale", reason, variable=v) for v in gains]
     entry = normalizations.registered(layer)
     if entry is None and normalizations.looks_like_normalization(layer):

@@ -10,7 +10,7 @@ from keras.src import backend
 from keras.src.layers import layer as layer_module
 
 import keras_gamma
-from keras_gamma._keras import interception
+from keras_gamma._keras import interception, replacement
 
 OWNERS = (
     keras.Variable,
@@ -92,6 +92,7 @@ def test_an_error_at_any_patch_leaves_keras_as_it_was(monkeypatch, error):
 def test_an_interrupt_at_any_line_of_entering_or_leaving_leaves_keras_as_it_was():
     """Python delivers an interrupt between lines: here at each of them in turn."""
     before, lines, raised = state(), 0, True
+    files = interception.__file__, replacement.__file__
 
     def run(raise_at):
         count = 0
@@ -105,7 +106,7 @@ def test_an_interrupt_at_any_line_of_entering_or_leaving_leaves_keras_as_it_was(
             return at_line
 
         def at_call(frame, event, arg):
-            return at_line if frame.f_code.co_filename == interception.__file__ else None
+            return at_line if frame.f_code.co_filename in files else None
 
         tracer = sys.gettrace()
         sys.settrace(at_call)

@@ -1,4 +1,4 @@
-"""If Keras moves what `_keras.stepping` leans on, this fails."""
+"""If Keras moves what `_keras.stepping` and `_keras.calling` lean on, this fails."""
 
 import keras
 import numpy as np
