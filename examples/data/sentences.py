@@ -16,9 +16,10 @@ from examples.data.splits import Splits, choose, warn_if_shared
 
 DATES, LINES = "dates", "stdlib_lines"
 PARTS = ("train", "validation", "test")
+# Not tkinter, idlelib or test, which distributions of Python leave out.
 _PACKAGES = (
-    "asyncio", "ctypes", "email", "encodings", "http", "importlib", "multiprocessing", "tkinter",
-    "unittest", "xml",
+    "asyncio", "ctypes", "email", "encodings", "http", "importlib", "multiprocessing", "unittest",
+    "urllib", "xml",
 )  # fmt: skip
 _LINES_PER_PACKAGE = 1500
 _SHORTEST = 16
@@ -225,8 +226,13 @@ def _stdlib_lines() -> tuple[list[str], list[int]]:
                     owners.setdefault(line.strip(), set()).add(number)
     random = np.random.default_rng(0)
     found: list[tuple[str, int]] = []
-    for number in range(len(_PACKAGES)):
+    for number, package in enumerate(_PACKAGES):
         lines = [line for line, who in owners.items() if who == {number}]
+        if not lines:
+            raise UsageError(
+                f"this Python has no sources of {package} in {root}, from which the default data "
+                "set is made; give --dataset, a set of tensorflow-datasets such as glue/sst2"
+            )
         chosen = np.sort(random.permutation(len(lines))[:_LINES_PER_PACKAGE])
         found += [(lines[index], number) for index in chosen]
     order = random.permutation(len(found))

@@ -64,6 +64,12 @@ def test_lines_belong_to_one_package():
     assert seen.min() > 30
 
 
+def test_a_python_without_sources_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(sentences.sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(UsageError, match=r"no sources of asyncio in .*give --dataset"):
+        sentences.labelled(NOTHING)
+
+
 def test_wrong_splits_of_what_is_made_here_are_refused():
     with pytest.raises(UsageError, match=r"--train_split is for sets of tensorflow-datasets"):
         sentences.translated(sentences.Asked(None, None, "train", None, None, 0), swap=False)
