@@ -30,8 +30,8 @@ from absl import flags
 
 from examples.core.cli import run_main
 from examples.core.files import locked
+from examples.experiments import factorial_adamw, factorial_engine, factorial_plan
 from examples.experiments import factorial_cells as cells
-from examples.experiments import factorial_engine, factorial_plan
 from examples.models.resnet import build_model
 from keras_gamma import Role
 from keras_gamma.dynamics import monitor_log
@@ -75,6 +75,8 @@ def main(argv: Sequence[str]) -> None:
 @functools.lru_cache(4)
 def engine_of(depth: int, width: int, kind: str = "plain") -> factorial_engine.Engine:
     """Builds and traces a network once."""
+    if kind in factorial_plan.NORM_POSITIONS:
+        return factorial_adamw.AdamWEngine(depth, width, kind)
     network = build_model(f"resnet{depth}_v1", input_shape=(8, 8, 1), num_classes=10, width=width)
     network = factorial_engine.without_standardization(network)
     return factorial_engine.Engine(
@@ -83,22 +85,23 @@ def engine_of(depth: int, width: int, kind: str = "plain") -> factorial_engine.E
 
 
 @functools.lru_cache(1)
-def start_of(depth: int, width: int, seed: int) -> list[np.ndarray]:
+def start_of(depth: int, width: int, seed: int, kind: str = "plain") -> list[np.ndarray]:
     """The initial weights that all arms of a seed share."""
-    return engine_of(depth, width).initial_weights(seed)
+    return engine_of(depth, width, kind).initial_weights(seed)
 
 
 def run(job: dict[str, Any], split: str) -> dict[str, Any]:
     """Does one run; returns its row."""
     cell = cells.Cell(**{f.name: job[f.name] for f in dataclasses.fields(cells.Cell)})
     variant, _, pace = job.get("variant", "").partition(":")
-    kind = variant if variant in ("decoupled", "paced") else "plain"
+    is_transformer = variant in factorial_plan.NORM_POSITIONS
+    kind = variant if variant in ("decoupled", "paced") or is_transformer else "plain"
     engine = engine_of(cell.depth, cell.width, kind)
     data = cells.data_of(cell, job["seed"])
     rates = factorial_engine.cosine(cell.rate, cell.steps)
-    passes = 0.0 if variant == "decoupled" else cells.MOMENTUM
+    passes = 0.0 if variant == "decoupled" or is_transformer else cells.MOMENTUM
     strength = cell.dose * (1 - passes) / float(rates.sum())
-    start = start_of(cell.depth, cell.width, job["seed"])
+    start = start_of(cell.depth, cell.width, job["seed"], kind if is_transformer else "plain")
     if variant == "zero":
         start = engine.zeroed(start, str(Role.RESIDUAL_LAST))
     began = time.process_time()

@@ -194,8 +194,8 @@ class Engine:
         if pace != 1.0 and not self._paced:
             raise ValueError(f"This engine was not built for a pace. Received: pace={pace!r}")
         self.model.set_weights(start)
-        for momentum in self._momenta:
-            momentum.assign(tf.zeros_like(momentum))
+        for slot in self._slots():
+            slot.assign(tf.zeros_like(slot))
         losses, interior = self._run(
             tf.constant(images, tf.float32),
             tf.constant(labels, tf.int32),
@@ -236,7 +236,6 @@ class Engine:
         sizes = tf.TensorArray(tf.float32, steps if self._paced else 0)
         strengths = tf.unstack(decay)
         interior = self.gammas[str(Role.INTERIOR)] if self._paced else []
-        gammas = {n for numbers in self.gammas.values() for n in numbers}
         for step in tf.range(steps):
             batch = order[step]
             with tf.GradientTape() as tape:
@@ -246,27 +245,39 @@ class Engine:
                 )
                 loss = tf.reduce_mean(each)
             gradients = tape.gradient(loss, self._variables)
-            for number in self._decayed:
-                variable = self._variables[number]
-                if self._decoupled and number in gammas:
-                    variable.assign_sub(rates[step] * strengths[number] * variable)
-                else:
-                    gradients[number] += strengths[number] * variable
-            for number, (variable, momentum, gradient) in enumerate(
-                zip(self._variables, self._momenta, gradients, strict=True)
-            ):
-                tf.raw_ops.ResourceApplyKerasMomentum(
-                    var=variable.handle,
-                    accum=momentum.handle,
-                    lr=rates[step] * pace if number in interior else rates[step],
-                    grad=gradient,
-                    momentum=self.momentum,
-                )
+            self._update(gradients, step, rates[step], strengths, pace)
             losses = losses.write(step, loss)
             if self._paced:
                 total = tf.add_n([tf.reduce_sum(self._variables[n] ** 2) for n in interior])
                 sizes = sizes.write(step, total)
         return losses.stack(), sizes.stack() if self._paced else tf.zeros([0])
+
+    def _slots(self) -> list[tf.Variable]:
+        """What the optimizer remembers."""
+        return self._momenta
+
+    def _update(
+        self, gradients: list[Any], step: Any, rate: Any, strengths: Sequence[Any], pace: Any
+    ) -> None:
+        """One step of the optimizer."""
+        gammas = {n for numbers in self.gammas.values() for n in numbers}
+        interior = self.gammas[str(Role.INTERIOR)] if self._paced else []
+        for number in self._decayed:
+            variable = self._variables[number]
+            if self._decoupled and number in gammas:
+                variable.assign_sub(rate * strengths[number] * variable)
+            else:
+                gradients[number] += strengths[number] * variable
+        for number, (variable, momentum, gradient) in enumerate(
+            zip(self._variables, self._momenta, gradients, strict=True)
+        ):
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=variable.handle,
+                accum=momentum.handle,
+                lr=rate * pace if number in interior else rate,
+                grad=gradient,
+                momentum=self.momentum,
+            )
 
 
 class _Streams:

@@ -156,10 +156,58 @@ def depth(line: int | None = None) -> Iterator[Job]:
     yield from blocks(runs, DEPTH_SEEDS)
 
 
+# The third amendment: vision transformers with AdamW. A norm at the start of each branch is
+# `residual_last`; the last norm, and every one between blocks, is `trunk`.
+NORM_POSITIONS = ("pre", "post")
+TRUNK_ALONE, LAST_AND_TRUNK = "0001", "1001"
+TRANSFORMER_RATES = (3e-2, 1e-2, 3e-3, 1e-3)
+TRANSFORMER_DOSES = (3.0, 10.0)
+TRANSFORMER_SEEDS = range(300, 324)
+_KERNELS_DOSE = 3.0
+
+
+def transformer(rate: float, dose: float) -> Cell:
+    """Four blocks of width 32; λ of kernels is decoupled and has a dose of 3."""
+    found = Cell(4, 500, rate, 0.0, dose, epochs=30, width=32)
+    # A cosine over all steps sums up to half of them (and half a step).
+    kernels = _KERNELS_DOSE / (rate * (found.steps + 1) / 2)
+    return dataclasses.replace(found, kernels=round(kernels, 4))
+
+
+def tune_transformers(line: int | None = None) -> Iterator[Job]:
+    """Learning rates of "none"."""
+    _no_lines(line)
+    kinds = tuple(
+        (transformer(rate, 0.0), NONE, position)
+        for position in NORM_POSITIONS
+        for rate in TRANSFORMER_RATES
+    )
+    yield from blocks(kinds, TUNING_SEEDS)
+
+
+# By the position of the norm, of "none", on validation: what `tune_transformers` found.
+TRANSFORMER_RATE_OF = {"pre": 1e-2, "post": 3e-3}
+
+
+def transformers(line: int | None = None) -> Iterator[Job]:
+    """All subsets of the roles that there are, at both doses; seed by seed."""
+    _no_lines(line)
+    runs: list[Run] = []
+    for position, rate in TRANSFORMER_RATE_OF.items():
+        arms = (LAST_ALONE, TRUNK_ALONE, LAST_AND_TRUNK) if position == "pre" else (TRUNK_ALONE,)
+        runs.append((transformer(rate, 0.0), NONE, position))
+        runs += [
+            (transformer(rate, dose), arm, position) for dose in TRANSFORMER_DOSES for arm in arms
+        ]
+    yield from blocks(tuple(runs), TRANSFORMER_SEEDS)
+
+
 STAGES = {
     "tune": tune,
     "test": test,
     "tune_interior": tune_interior,
     "amendment": amendment,
     "depth": depth,
+    "tune_transformers": tune_transformers,
+    "transformers": transformers,
 }

@@ -2,7 +2,7 @@
 
     python examples/experiments/factorial_report.py
 
-reads test, amendment and depth.jsonl.gz in docs/experiments/rows, writes the part of
+reads test, amendment, depth and transformers.jsonl.gz in docs/experiments/rows, writes the part of
 docs/evidence.md between the two marks, and the figures beside it. Rows of your own are taken with
 `--rows=runs/factorial/test.jsonl` (and those of the other stages beside it), and `--pack` puts
 them into the repository first. What is judged, and how, is docs/experiments/preregistration.md.
@@ -28,6 +28,7 @@ from examples.experiments import (
     factorial_pictures,
     factorial_plan,
     factorial_sections,
+    factorial_transformers,
 )
 from examples.experiments import factorial_findings as findings
 from examples.experiments.factorial_cells import (
@@ -48,6 +49,7 @@ EVIDENCE = ROOT / "docs" / "evidence.md"
 ROWS = ROOT / "docs" / "experiments" / "rows" / "test.jsonl.gz"
 AMENDED = ROWS.with_name("amendment.jsonl.gz")
 DEPTHS = ROWS.with_name("depth.jsonl.gz")
+TRANSFORMERS = ROWS.with_name("transformers.jsonl.gz")
 PICTURES = ROOT / "docs" / "pictures"
 BEGIN, END = "<!-- factorial: begin -->", "<!-- factorial: end -->"
 
@@ -63,18 +65,20 @@ def main(argv: Sequence[str]) -> None:
     if not path.is_file():
         raise UsageError(f"--rows: there is no {path}; factorial.py makes it")
     rows = read(path)
-    more, deep = (read_beside(path, stage) for stage in ("amendment", "depth"))
+    stages = ("amendment", "depth", "transformers")
+    more, deep, others = (read_beside(path, stage) for stage in stages)
     if FLAGS.pack:
         pack(rows, factorial_plan.test(), ROWS)
         pack(more, factorial_plan.amendment(), AMENDED)
         pack(deep, factorial_plan.depth(), DEPTHS)
+        pack(others, factorial_plan.transformers(), TRANSFORMERS)
     before, rest = EVIDENCE.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     EVIDENCE.write_text(
-        f"{before}{BEGIN}\n{tables(rows, more, deep)}\n{END}{after}", encoding="utf-8"
+        f"{before}{BEGIN}\n{tables(rows, more, deep, others)}\n{END}{after}", encoding="utf-8"
     )
     draw(rows, [*rows, *more])
-    count = f"{len(rows)}, {len(more)} and {len(deep)} rows"
+    count = f"{len(rows)}, {len(more)}, {len(deep)} and {len(others)} rows"
     print(f"{count}; wrote {EVIDENCE} and two figures in {PICTURES}")
 
 
@@ -116,6 +120,7 @@ def tables(
     rows: Sequence[dict[str, Any]],
     more: Sequence[dict[str, Any]],
     deep: Sequence[dict[str, Any]],
+    others: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The tables, as Markdown.
 
@@ -123,6 +128,7 @@ def tables(
         rows: of the first plan.
         more: of the amendment.
         deep: of the second amendment.
+        others: of the third amendment.
     """
     designs = findings.by_cell(rows)
     families = findings.judge(rows)
@@ -139,6 +145,7 @@ def tables(
             _explored(designs),
             amended,
             factorial_depth.tables(deep),
+            factorial_transformers.tables(others),
         ]
     )
 

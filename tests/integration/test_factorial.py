@@ -9,11 +9,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import stats
 
 import keras_gamma
 from examples.core.decay import decay_kernels, tell_dose
 from examples.experiments import (
+    factorial_adamw,
     factorial_amendment,
     factorial_cells,
     factorial_depth,
@@ -23,6 +25,7 @@ from examples.experiments import (
     factorial_report,
     factorial_sections,
     factorial_statistics,
+    factorial_transformers,
 )
 from examples.experiments.factorial_statistics import Design, Hypothesis
 from examples.experiments.reports import Report
@@ -109,6 +112,49 @@ def test_decoupled_decay_is_that_of_the_optimizer(network):
     outcome = decoupled.train(start, images, labels, order, rates, decay)
     for mine, theirs in zip(outcome.weights, slow.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_a_transformer_is_that_of_adamw():
+    """`keras.optimizers.AdamW(weight_decay=λ)`, of which kernels and the last γ have their share."""
+    random = np.random.default_rng(0)
+    images = random.uniform(-1, 1, size=(24, 8, 8, 1)).astype("float32")
+    labels = random.integers(0, 10, 24)
+    order = np.arange(24).reshape(3, 8)
+    engine = factorial_adamw.AdamWEngine(1, 8, "pre")
+    assert {role: len(found) for role, found in engine.gammas.items() if found} == {
+        "residual_last": 2, "trunk": 1,
+    }  # fmt: skip
+    start = engine.initial_weights(5)
+    slow = factorial_adamw.network(1, 8, "pre")
+    slow.set_weights(start)
+    schedule = keras.optimizers.schedules.CosineDecay(0.01, len(order))
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.7)
+    last = slow.get_layer("final_norm").gamma
+    optimizer.exclude_from_weight_decay(
+        [v for v in slow.trainable_variables if v is not last and v.name != "kernel"]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for batch in order:
+        with tf.GradientTape() as tape:
+            value = loss(labels[batch], slow(images[batch], training=True))
+        # Of an embedding that is used twice Keras squares each gradient by itself; here their sum.
+        gradients = tape.gradient(value, [v.value for v in slow.trainable_variables])
+        optimizer.apply(list(map(tf.convert_to_tensor, gradients)), slow.trainable_variables)
+    rates = factorial_engine.cosine(0.01, len(order))
+    outcome = engine.train(start, images, labels, order, rates, engine.decay(0.7, {"trunk": 0.7}))
+    for mine, theirs in zip(outcome.weights, slow.get_weights(), strict=True):
+        # (The gradient of the keys' biases is rounding, which Adam makes steps of.)
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+def test_the_doses_of_transformers_are_those_of_their_steps():
+    for rate in (0.01, 0.001):
+        cell = factorial_plan.transformer(rate, 3.0)
+        rates = factorial_engine.cosine(cell.rate, cell.steps)
+        assert cell.kernels * rates.sum() == pytest.approx(3.0, rel=1e-3)
+    jobs = list(factorial_plan.transformers())
+    assert len({factorial_cells.key_of(job) for job in jobs}) == len(jobs) == 24 * 10
 
 
 def test_the_network_takes_the_images_as_they_are_scaled(engine):
@@ -313,6 +359,46 @@ def test_the_second_amendment_is_what_was_written_down():
         for depth, rate in ((8, 0.3), (14, 0.3), (32, 0.1), (56, 0.03))
         for dose, arm in ((0.0, "0000"), (10.0, "1000"), (10.0, "0101"), (10.0, "1101"))
     ]
+
+
+def test_the_third_amendment_is_what_was_written_down():
+    text = (ROOT / "docs" / "experiments" / "preregistration.md").read_text(encoding="utf-8")
+    text = text.split("## Third amendment")[1].split("\n## ")[0]
+    for words in ("Seeds 300 to 323", "at D = 3 and D = 10", "500 of the digits", "(480 steps)"):
+        assert words in text
+    assert "0.01 for pre-norm" in text and "0.003 for post-norm" in text
+    jobs = list(factorial_plan.transformers())
+    assert {job["seed"] for job in jobs} == set(range(300, 324))
+    first = [(job["variant"], job["rate"], job["dose"], job["arm"]) for job in jobs[:10]]
+    pre = [(dose, arm) for dose in (3.0, 10.0) for arm in ("1000", "0001", "1001")]
+    assert first == [
+        ("pre", 0.01, 0.0, "0000"),
+        *(("pre", 0.01, dose, arm) for dose, arm in pre),
+        ("post", 0.003, 0.0, "0000"),
+        ("post", 0.003, 3.0, "0001"),
+        ("post", 0.003, 10.0, "0001"),
+    ]
+    assert {job["examples"] for job in jobs} == {500}
+    assert factorial_plan.transformer(0.01, 3.0).steps == 480
+
+
+def test_transformers_are_judged_by_what_the_numbers_were_made_of():
+    """By hand: residual_last +2, trunk −1 (pre-norm) and −3 (post-norm), at dose 10 all twofold."""
+    rows = []
+    for job in factorial_plan.transformers():
+        times = {0.0: 0.0, 3.0: 1.0, 10.0: 2.0}[job["dose"]]
+        last, trunk = (bit == "1" for bit in (job["arm"][0], job["arm"][3]))
+        effect = 2 * last - (1 if job["variant"] == "pre" else 3) * trunk
+        noise = 0.01 * ((job["seed"] * 7 + int(job["arm"], 2)) % 5)
+        rows.append({**job, "accuracy": 90 + times * effect + noise, "ratio": 1.0})
+    found = factorial_transformers.judge(factorial_transformers.Transformers(rows))
+    for times, family in zip((1, 2), found.values(), strict=True):
+        means = [verdict.hypothesis.seen.mean for verdict in family]
+        np.testing.assert_allclose(means, [2 * times, -times, -3 * times, times], atol=0.05)
+        assert [verdict.text for verdict in family] == ["holds"] * 4
+    cut = factorial_transformers.Transformers(rows[:-1])
+    assert cut.seeds == list(range(300, 323))
+    assert "not reached" in factorial_transformers.tables(rows[:9])
 
 
 def depth_rows(effects, ratios, noise=0.1):
