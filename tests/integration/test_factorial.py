@@ -116,7 +116,7 @@ def test_decoupled_decay_is_that_of_the_optimizer(network):
 
 @pytest.mark.slow
 def test_a_transformer_is_that_of_adamw():
-    """`keras.optimizers.AdamW(weight_decay=λ)`, of which kernels and the last γ have their share."""
+    """`keras.optimizers.AdamW(weight_decay=λ)` of kernels and of the last γ."""
     random = np.random.default_rng(0)
     images = random.uniform(-1, 1, size=(24, 8, 8, 1)).astype("float32")
     labels = random.integers(0, 10, 24)
@@ -491,27 +491,28 @@ def test_the_binaries_tell_the_dose():
 def test_the_numbers_of_the_docs_come_from_the_rows():
     """`python examples/experiments/factorial_report.py` mends it."""
     rows = factorial_report.read(factorial_report.ROWS)
-    more, deep = (
+    others = (
         factorial_report.read_beside(factorial_report.ROWS, stage)
-        for stage in ("amendment", "depth")
+        for stage in ("amendment", "depth", "transformers")
     )
     text = factorial_report.EVIDENCE.read_text(encoding="utf-8")
     shown = text.split(factorial_report.BEGIN)[1].split(factorial_report.END)[0]
-    assert shown.strip() == factorial_report.tables(rows, more, deep)
+    assert shown.strip() == factorial_report.tables(rows, *others)
 
 
 def test_rows_are_those_of_the_plan_and_runs_can_be_had_again():
     rows = factorial_report.read(factorial_report.ROWS)
-    stages = (factorial_plan.amendment, factorial_plan.depth)
-    more, deep = (
+    stages = (factorial_plan.amendment, factorial_plan.depth, factorial_plan.transformers)
+    more, deep, others = (
         factorial_report.read_beside(factorial_report.ROWS, stage.__name__) for stage in stages
     )
-    for found, stage in zip((rows, more, deep), (factorial_plan.test, *stages), strict=True):
+    every = (rows, more, deep, others)
+    for found, stage in zip(every, (factorial_plan.test, *stages), strict=True):
         # In the order of the plan, as far as the time went.
         left = map(factorial_cells.key_of, stage())
         assert all(factorial_cells.key_of(row) in left for row in found)
-    old, new, deepest = ({row["seed"] for row in found} for found in (rows, more, deep))
-    assert not (old & new or old & deepest or new & deepest)
+    seeds = [{row["seed"] for row in found} for found in every]
+    assert sum(map(len, seeds)) == len(set.union(*seeds))
     # "none" does not depend on the dose, so that cells of one depth have its runs twice.
     seen = {}
     for row in (*rows, *more, *deep):
