@@ -15,8 +15,9 @@ Private names used here, and why there is no public way:
   out of reach of whoever receives that call; raw backend code is just as likely there.
 * `Layer.__call__` (public) is replaced to leave out what it does around a simple layer's `call`,
   `KerasTensor.__jax_array__` is hidden, which refuses `array * symbol` on JAX,
-  `Layer.add_loss` (public) because Keras takes no symbolic loss, and the operators of
-  `keras.Variable` (public) because `variable * x` goes straight to the backend.
+  `Layer.add_loss` (public) because Keras takes no symbolic loss, and `assign` and the operators of
+  `keras.Variable` (public) because a running mean is assigned numbers only, and `variable * x` goes
+  straight to the backend.
 * `keras.src.backend.core.while_loop`, `vectorized_map`: in older versions symbols reach them.
 """
 
@@ -69,6 +70,12 @@ class Handler(Protocol):
 
     def masks(self, layer: keras.Layer, inputs: Any, previous: Any) -> Any:
         """What `layer.compute_mask(inputs, previous)` returns, which has raised; `None` if lost."""
+
+    def assign(self, variable: keras.Variable, value: Any) -> bool:
+        """Receives `variable.assign(value)`; false: it is Keras' to do."""
+
+    def value_of(self, variable: keras.Variable) -> Any:
+        """What was assigned to `variable` and received here, or `None`."""
 
 
 # A new thread starts with an empty context: its calls are Keras', whatever another one traces.
@@ -203,12 +210,31 @@ def _hidden(original: Any) -> Any:
     return property(get)
 
 
+def _assign(original: Callable[..., Any]) -> Callable[..., Any]:
+    def assign(self: Any, value: Any) -> Any:
+        handler = _active()
+        if handler is not None and handler.assign(self, value):
+            return value
+        return original(self, value)
+
+    return assign
+
+
 def _operator(name: str) -> Callable[..., Any]:
     reflected = f"__{name[3:]}" if name.startswith("__r") else f"__r{name[2:]}"
 
     def patch(original: Callable[..., Any]) -> Callable[..., Any]:
         def compute(self: Any, other: Any) -> Any:
-            if isinstance(other, keras.KerasTensor) and _active() is not None:
+            handler = _active()
+            if handler is None:
+                return original(self, other)
+            if isinstance(other, keras.Variable):
+                assigned = handler.value_of(other)
+                other = other if assigned is None else assigned
+            assigned = handler.value_of(self)
+            if assigned is not None:
+                return getattr(assigned, name)(other)
+            if isinstance(other, keras.KerasTensor):
                 return getattr(other, reflected)(self)
             return original(self, other)
 
@@ -219,6 +245,7 @@ def _operator(name: str) -> Callable[..., Any]:
 
 _PATCHES: tuple[Patch, ...] = (
     *((keras.Variable, name, _operator(name)) for name in _OPERATORS),
+    (keras.Variable, "assign", _assign),
     (keras.KerasTensor, "__jax_array__", _hidden),
     (keras.Layer, "add_loss", _add_loss),
     (Operation, "symbolic_call", _symbolic_call),

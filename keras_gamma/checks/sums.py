@@ -25,6 +25,8 @@ class Tensor:
         how: a `Combination`, what its step does with them.
         bent: those operands that its step adds something else of than a multiple, if it is a sum.
         is_norm: bool, whether its step is a normalization.
+        parts: integer, one bit for each tensor that a normalization that is written out computes
+            from what it normalizes: its statistics.
         is_bounded: bool, whether its values stay bounded whatever comes in, as a gate's.
         has_weights: bool, whether weights take part in its step.
         linear: function from some of the operands to whether the step is linear in them.
@@ -42,6 +44,7 @@ class Tensor:
     how: Combination = Combination.ALONE
     bent: frozenset[int] = frozenset()
     is_norm: bool = False
+    parts: int = 0
     is_bounded: bool = False
     has_weights: bool = False
     linear: Callable[[tuple[int, ...]], bool] = lambda operands: False
@@ -240,7 +243,18 @@ class Sums:
             number, bits = number + low, bits >> low
             if self._tensors[number].behind >> fork & 1:
                 found.append(self._tensors[number])
-        return found
+        parts = 0
+        for tensor in found:
+            parts |= tensor.parts
+        if not parts:
+            return found
+        # What belongs to one normalization, and to nothing else, is that normalization.
+        inside = sum(1 << tensor.number for tensor in found if not tensor.parts)
+        return [t for t in found if not parts >> t.number & 1 or self._is_read(t, inside & ~parts)]
+
+    def _is_read(self, tensor: Tensor, by: int) -> bool:
+        """Whether any of some tensors is computed from `tensor` in one step."""
+        return any(by >> number & 1 for number in tensor.consumers)
 
     def _is_linear(self, fork: int, term: int) -> bool:
         if (fork, term) not in self._linear:

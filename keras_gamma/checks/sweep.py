@@ -119,6 +119,7 @@ class _Runner:
         for place, call in enumerate(scaled):
             self._places[call.node].append(place)
         self._by_id: dict[int, Tensor] = {}
+        self._by_node: dict[int, Tensor] = {}
         self._result = Sweep(calls=[None] * len(scaled))
         for symbol, value in zip(network.inputs, arrays, strict=True):
             kind = keras.backend.standardize_dtype(symbol.dtype)
@@ -138,6 +139,9 @@ class _Runner:
             tensor = self._new(key, self._label(numbers[key], visit))
             self._describe(tensor, facts, key, value, bool(states.get(key)))
             number = numbers[key]
+            if number is not None:
+                self._by_node[number] = tensor
+                tensor.parts = self._parts(tensor, self._graph.nodes[number].inputs)
             found = states.get(key, {}) if is_float(value) else {}
             for place in () if number is None else self._places.get(number, ()):
                 self._result.calls[place] = tensor.number
@@ -201,6 +205,18 @@ class _Runner:
                     tensor.root = facts.operand(facts.operands[0]).root
                 elif self._follows_a_sum(facts.operand(facts.operands[0])):
                     tensor.is_bounded = tensor.is_bounded or facts.is_bounded(key)
+
+    def _parts(self, norm: Tensor, sources: Sequence[int]) -> int:
+        """The statistics of a normalization that is written out, one bit each."""
+        source = self._by_node.get(sources[0]) if norm.is_norm and len(sources) == 1 else None
+        if source is None:
+            return 0
+        behind = (number for number in range(source.number + 1, norm.number))
+        return sum(
+            1 << number
+            for number in behind
+            if norm.behind >> number & self._result.tensors[number].behind >> source.number & 1
+        )
 
     def _follows_a_sum(self, tensor: Tensor) -> bool:
         """Whether it may be logits: a sum, with no weights since."""

@@ -183,6 +183,12 @@ class _Player:
     def masks(self, layer: keras.Layer, inputs: Any, previous: Any) -> Any:
         return None
 
+    def assign(self, variable: keras.Variable, value: Any) -> bool:
+        return False
+
+    def value_of(self, variable: keras.Variable) -> Any:
+        return None
+
 
 class _Call(keras.Operation):  # type: ignore[misc]
     """A function, run by Keras on what the backend infers shapes with."""

@@ -87,11 +87,14 @@ class Gains:
     ) -> None:
         """Notes the gain in a product of data, written as `node`."""
         self._look_at_kernel(operation, args, node, scope)
-        if operations.name_of(operation) != "Multiply" or len(args) != 2:
-            return
+        if operations.name_of(operation) == "Multiply" and len(args) == 2:
+            operand = next((a for a in args if self._recording.number_of(a) is None), None)
+            self.look_at(operand, node, scope)
+
+    def look_at(self, operand: Any, node: int, scope: Sequence[keras.Layer]) -> None:
+        """Notes a gain that data are multiplied by, written as `node`, if `operand` is one."""
         written = self._recording.nodes[node]
         if written.kind is Kind.LINEAR and len(written.inputs) == 1:
-            operand = next((a for a in args if self._recording.number_of(a) is None), None)
             gain = self.of(operand, scope)
             if gain is not None:
                 self._note(gain, written.inputs[0], node)

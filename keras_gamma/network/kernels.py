@@ -63,10 +63,18 @@ def computes_kernels(layer: keras.Layer) -> bool:
         return True
     if not _layers.has_sublayers(layer) or isinstance(layer, keras.Model):
         return False
-    words: set[str] = set()
+    inner = {id(weight) for below in _layers.sublayers(layer) for weight in below.weights}
+    # A larger layer may hold a kernel itself, and assign something else: running statistics.
+    held = {
+        name
+        for name, value in vars(layer).items()
+        if isinstance(value, keras.Variable) and id(value) not in inner
+    }
     for cls in type(layer).__mro__:
         if cls is keras.Layer or cls.__module__.partition(".")[0] == "keras":
             break
         for member in vars(cls).values():
-            words.update(getattr(getattr(member, "__code__", None), "co_names", ()))
-    return "assign" in words and any(word.endswith(_NAMES) for word in words)
+            names = getattr(getattr(member, "__code__", None), "co_names", ())
+            if "assign" in names and any(n.endswith(_NAMES) and n not in held for n in names):
+                return True
+    return False

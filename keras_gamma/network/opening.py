@@ -23,9 +23,10 @@ from keras_gamma.network.gains import Gains
 from keras_gamma.network.graph import Kind
 from keras_gamma.network.plain_calls import is_plain
 from keras_gamma.network.raw_code import RawCode, open_raw
-from keras_gamma.network.recognition import Recognition, entry_of_operation
+from keras_gamma.network.recognition import Recognition, entry_of_operation, kind_and_scale
 from keras_gamma.network.recording import Recording
 from keras_gamma.network.shapes import Shapes
+from keras_gamma.network.statistics import Statistics, are_alike, may_keep_some, told
 from keras_gamma.network.symbols import are_two_alike, mapped, symbol, symbols_in, symbols_returned
 from keras_gamma.network.writing import Args, Kwargs, Writer
 
@@ -51,10 +52,12 @@ class Opener:
         self._writer = Writer(recording, gains)
         self._writer.scope.extend(within)
         self._shapes = Shapes()
+        self._statistics = Statistics(recording)
         self._raw: RawCode | ClosedCode | None = None  # The run of raw code that is going on.
 
     def __call__(self, operation: Any, args: Args, kwargs: Kwargs) -> Any:
         """The outputs of a call on symbolic tensors."""
+        args, kwargs = self._statistics.put_in((args, kwargs))
         if isinstance(operation, keras.Layer):
             self._writer.scope.append(operation)
             try:
@@ -69,6 +72,8 @@ class Opener:
         self, layer: keras.Layer, args: Args, kwargs: Kwargs, call: Callable[..., Any]
     ) -> Any:
         """Receives `layer(*args, **kwargs)`, which is `call` if nothing is to be done about it."""
+        if self._statistics.is_training:  # It is only who calls that is read so.
+            kwargs = told(False, kwargs)
         if is_plain(self._shapes, self._recording, layer, args, kwargs):
             return self(layer, args, {})
         if args and isinstance(args[0], keras.KerasTensor) and self._raw is None:
@@ -93,6 +98,18 @@ class Opener:
             return self._writer.attempt(lambda: raw.run(layer.compute_mask, (inputs, previous), {}))
         finally:
             self._raw = before
+
+    def assign(self, variable: keras.Variable, value: Any) -> bool:
+        """Takes down a value that follows data, which Keras could not assign."""
+        raw = isinstance(self._raw, RawCode) and self._raw.holds(value)
+        if not raw and not isinstance(value, keras.KerasTensor):
+            return False
+        self._statistics.keep(variable, value)
+        return True
+
+    def value_of(self, variable: keras.Variable) -> Any:
+        """What was assigned to `variable` in the call that is being run, or `None`."""
+        return self._statistics.value_of(variable)
 
     # Layers ---------------------------------------------------------------------------------
 
@@ -119,25 +136,73 @@ class Opener:
 
     def _open(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
         self._writer.gains.watch(layer)
+        if not may_keep_some(layer):
+            return self._read(layer, args, kwargs)
+        if self._statistics.is_undecided(layer):
+            return self._decide(layer, args, kwargs)
+        outputs = None
+        if self._statistics.counts(layer):
+            outputs = self._read_as_trained(layer, args, kwargs)
+        return self._read(layer, args, kwargs) if outputs is None else outputs
+
+    def _decide(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
+        """Reads a layer as it is trained if it normalizes then, and is the same otherwise."""
+        mark = self._recording.mark()
+        expected = self._read(layer, args, kwargs)
+        norms = self._recording.norms_since(mark)
+        self._recording.forget_since(mark)
+        outputs = self._read_as_trained(layer, args, kwargs)
+        more = self._recording.norms_since(mark) > norms
+        self._statistics.decide(layer, more and are_alike(outputs, expected))
+        if self._statistics.counts(layer):
+            return outputs
+        self._recording.forget_since(mark)
+        return self._read(layer, args, kwargs)
+
+    def _read_as_trained(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
+        """The outputs in training, or `None`, and nothing written, if that cannot be read."""
+        kwargs = told(True, kwargs)
+        call = self._call_of(layer)
+
+        def read(raw: RawCode | None) -> Any:
+            with self._statistics.one_call(training=True):
+                if raw is None:
+                    return self._followed(call, args, kwargs)
+                return self._on_raw_code(raw, call, args, kwargs)
+
+        mark = self._recording.mark()
+        outputs = self._writer.attempt(lambda: read(None))
+        raw = open_raw(self._writer) if outputs is None else None
+        if raw is not None:
+            outputs = self._writer.attempt(lambda: read(raw))
+        self._recording.say_of_batches(mark, layer)
+        return outputs
+
+    def _read(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
+        with self._statistics.one_call():
+            return self._read_once(layer, args, kwargs)
+
+    def _read_once(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
+        call = self._call_of(layer)
         mark = self._recording.mark()
         sums = self._writer.one_sum() if isinstance(layer, _SUM_LAYERS) else None
         try:
             with sums or contextlib.nullcontext():
-                return self._followed(self._call_of(layer), args, kwargs)
+                return self._followed(call, args, kwargs)
         except Exception as error:
             self._recording.forget_since(mark)
             cause = error
         raw: RawCode | ClosedCode | None = open_raw(self._writer)
         if raw is not None:
             try:
-                return self._on_raw_code(raw, layer, args, kwargs)
+                return self._on_raw_code(raw, call, args, kwargs)
             except Exception as error:
                 self._recording.forget_since(mark)
                 cause = error
         raw = self._closed(layer, cause)
         if raw is not None:
             try:
-                return self._on_raw_code(raw, layer, args, kwargs)
+                return self._on_raw_code(raw, call, args, kwargs)
             except Exception:
                 self._recording.forget_since(mark)
         return self._on_opaque_layer(layer, cause, args, kwargs)
@@ -175,11 +240,11 @@ class Opener:
         return self._writer.constant(lambda: value, value.shape, dtype)
 
     def _on_raw_code(
-        self, raw: RawCode | ClosedCode, layer: keras.Layer, args: Args, kwargs: Kwargs
+        self, raw: RawCode | ClosedCode, call: Callable[..., Any], args: Args, kwargs: Kwargs
     ) -> Any:
         before, self._raw = self._raw, raw
         try:
-            return self._followed(lambda *a, **k: raw.run(self._call_of(layer), a, k), args, kwargs)
+            return self._followed(lambda *a, **k: raw.run(call, a, k), args, kwargs)
         finally:
             self._raw = before
 
@@ -235,16 +300,23 @@ class Opener:
         if opened is not None:
             return opened
         outputs = self._infer(operation, args, kwargs)
-        scope = self._writer.scope
+        scope, gains = self._writer.scope, self._writer.gains
+        scale: Any = None
+        if kind is Kind.NORM:
+            kind, scale = kind_and_scale(operation, args, kwargs, self._recording)
         if kind is Kind.NORM and scope:
-            found = entry_of_operation(operation, args, kwargs, scope, self._writer.gains)
+            found = entry_of_operation(operation, scale, scope, gains)
             if found is not None:
                 self._recording.calls.append(NormCall(*found, len(self._recording.nodes)))
         label = None
         if kind is Kind.OPAQUE:
             name = self._writer.label(operation)
             label = f"{name!r}, an unknown operation ({type(operation).__name__})"
-        return self._writer.call(operation, kind, args, kwargs, outputs, label)
+        self._writer.call(operation, kind, args, kwargs, outputs, label)
+        number = self._recording.number_of(outputs) if scale is not None else None
+        if number is not None:
+            gains.look_at(scale, number, scope)
+        return outputs
 
     # Both -----------------------------------------------------------------------------------
 

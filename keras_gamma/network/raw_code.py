@@ -44,6 +44,10 @@ class RawCode:
         leaves = [leaf for leaf in tree.flatten((args, kwargs)) if self._graph.holds(leaf)]
         return any(isinstance(self._symbol_of(leaf), keras.KerasTensor) for leaf in leaves)
 
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a tensor of this run."""
+        return bool(self._graph.holds(value))
+
     def call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Calls a layer inside the run: on symbolic tensors, outside of the graph."""
         args, kwargs = self._to_symbols((args, kwargs))
@@ -105,8 +109,11 @@ class RawCode:
         run = self._graph.operation(operation, weighted)
         kind = operations.kind_of_operation(run)
         outputs = [symbol(_shape(o, kind), _dtype(o)) for o in operation.outputs]
-        if kind is Kind.NORM and len(inputs) > 2:  # fused: data, scale, offset, statistics
+        fused = kind is Kind.NORM and len(inputs) > 2  # data, scale, offset, statistics
+        if fused and run.attribute("is_training"):
             self._writer.note_scale(inputs[1], "batch")
+        elif fused:  # By given statistics it is an affine.
+            kind = Kind.LINEAR
         label, cause = self._writer.label(), ""
         if kind is Kind.OPAQUE:
             cause = f"{label!r}, an unknown operation ({operation.type})"
@@ -114,6 +121,9 @@ class RawCode:
         self._writer.call(run, kind, inputs, {}, outputs, label, cause)
         for output, written in zip(operation.outputs, outputs, strict=True):
             self._symbols[output.name] = written
+        number = self._writer.recording.number_of(outputs[0]) if fused else None
+        if number is not None:
+            self._writer.gains.look_at(inputs[1], number, self._writer.scope)
 
     def _write_list(self, operation: Any, inputs: tuple[Any, ...]) -> None:
         (output,) = operation.outputs

@@ -8,7 +8,9 @@ import keras
 
 from keras_gamma.network import normalizations
 from keras_gamma.network.gains import Gains
+from keras_gamma.network.graph import Kind
 from keras_gamma.network.normalizations import Normalization
+from keras_gamma.network.recording import Recording
 from keras_gamma.network.symbols import symbols_in
 
 
@@ -39,20 +41,32 @@ class Recognition:
         return self._entries[id(layer)]
 
 
-def entry_of_operation(
+def kind_and_scale(
     operation: keras.Operation,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    scope: Sequence[keras.Layer],
-    gains: Gains,
+    recording: Recording,
+) -> tuple[Kind, Any]:
+    """What an operation of Keras' that normalizes is, and the operand that is its scale, or `None`.
+
+    By a mean and a variance that no data take part in `ops.batch_normalization` is an affine.
+    """
+    given = inspect.signature(operation.call).bind(*args, **kwargs).arguments
+    by = [given[name] for name in ("mean", "variance") if name in given]
+    follows = any(isinstance(one, keras.KerasTensor) and recording.varies(one) for one in by)
+    kind = Kind.LINEAR if by and not follows else Kind.NORM
+    return kind, given.get("gamma", given.get("scale"))
+
+
+def entry_of_operation(
+    operation: keras.Operation, scale: Any, scope: Sequence[keras.Layer], gains: Gains
 ) -> tuple[keras.Layer, Normalization] | None:
     """`ops.layer_normalization(x, self.gain)` in a layer's `call`: a γ like any other.
 
     Returns:
         The layer that holds γ, and its entry; `None` if the operation has no scale.
     """
-    given = inspect.signature(operation.call).bind(*args, **kwargs).arguments
-    gain = gains.of(given.get("gamma", given.get("scale")), scope)
+    gain = gains.of(scale, scope)
     if gain is None:
         return None
     kind = type(operation).__name__.lower().removesuffix("norm")

@@ -1,5 +1,6 @@
 """The nodes that a trace has written so far, and how to take some of them back."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import keras
 from keras_gamma.network.calls import GainCall, NormCall, Step
 from keras_gamma.network.graph import Kind, Node
 from keras_gamma.network.kernels import Computed
+from keras_gamma.network.normalizations import kind_from_name
 from keras_gamma.network.symbols import symbols_in
 
 
@@ -123,6 +125,18 @@ class Recording:
             len(self._alive),
             len(self.opaque),
         )
+
+    def norms_since(self, mark: Mark) -> int:
+        """How many normalizations were written since."""
+        return sum(node.kind is Kind.NORM for node in self.nodes[mark.nodes :])
+
+    def say_of_batches(self, mark: Mark, layer: keras.Layer) -> None:
+        """Says that what `layer` has normalized since, it has normalized over a batch."""
+        named = kind_from_name(type(layer))
+        for place, call in enumerate(self.calls[mark.calls :], mark.calls):
+            if call.layer is layer and call.entry.kind == named:
+                entry = dataclasses.replace(call.entry, kind="batch")
+                self.calls[place] = dataclasses.replace(call, entry=entry)
 
     def forget_since(self, mark: Mark) -> None:
         """Takes back all that was written since."""

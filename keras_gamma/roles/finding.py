@@ -124,8 +124,9 @@ def find_roles(model: keras.Model | Network, inputs: Any = None) -> RoleReport:
     """Finds the residual role of every normalization scale γ in `model`.
 
     The model is called once on symbolic tensors, in inference mode, and every layer in it is
-    opened. Its weights, config, seeds, outputs and recorded calls stay as they are. A
-    subclassed model that is not built yet is built, as its first call would do.
+    opened; layers with running statistics of their own are read as in training. Its weights,
+    config, seeds, outputs and recorded calls stay as they are. A subclassed model that is not
+    built yet is built, as its first call would do.
 
     The roles are defined in `docs/roles.md`: our reading of the four categories of Kim et
     al. (arXiv:2205.07260).

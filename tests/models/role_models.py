@@ -10,6 +10,7 @@ from tests.models import (
     role_cases_inner,
     role_cases_sequences,
     role_cases_small,
+    role_cases_statistics,
     role_cases_vision,
     role_cases_written_out,
 )
@@ -26,6 +27,7 @@ CASES = [
     *role_cases_sequences.CASES,
     *role_cases_classes.CASES,
     *role_cases_small.CASES,
+    *role_cases_statistics.CASES,
 ]
 BY_NAME = {case.name: case for case in CASES}
 assert len(BY_NAME) == len(CASES), "the names of the cases must differ"
@@ -118,6 +120,7 @@ FLAT_TOO = {
 NOT_FLAT |= {case.name for case in role_cases_inner.CASES} - FLAT_TOO
 NOT_FLAT |= {case.name for case in role_cases_designs.CASES} - FLAT_TOO
 NOT_FLAT |= {case.name for case in role_cases_families.CASES}
+NOT_FLAT |= {case.name for case in role_cases_statistics.CASES}
 for more in (role_cases_vision, role_cases_sequences, role_cases_classes, role_cases_small):
     NOT_FLAT |= {case.name for case in more.CASES}
 assert BY_NAME.keys() >= NOT_FLAT
