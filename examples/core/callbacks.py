@@ -14,6 +14,7 @@ from examples.core.cli import Notice, Terminated, UsageError
 from examples.core.files import is_remote
 from examples.core.layerwise import learning_rate
 from examples.core.run_state import Progress, Run, restore_metrics
+from keras_gamma._keras.schedules import uncompiled
 from keras_gamma.dynamics import monitor_log, monitor_picture
 
 
@@ -118,4 +119,15 @@ def tensorboard(directory: Path, wanted: str) -> list[keras.callbacks.Callback]:
         hint = "no TensorBoard logs: pip install tensorboard to have them"
         print(hint if wanted == "auto" else f"warning: --tensorboard=yes, but {hint}")
         return []
-    return [keras.callbacks.TensorBoard(str(directory), write_graph=False)]
+    return [_TensorBoard(str(directory), write_graph=False)]
+
+
+class _TensorBoard(keras.callbacks.TensorBoard):  # type: ignore[misc]  # Keras has no types
+    """Keras' own, after each epoch, without work in each step."""
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Nothing: Keras makes the step's numbers ready here, and then does not write them."""
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        with uncompiled():  # It asks the schedule.
+            super().on_epoch_end(epoch, logs)

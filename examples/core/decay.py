@@ -13,7 +13,7 @@ import keras
 
 import keras_gamma
 from examples.core.fine_tuning import HEAD
-from examples.core.optimizers import Schedule, remembered
+from examples.core.optimizers import Schedule
 from keras_gamma import Role, units
 from keras_gamma.decay import doses
 
@@ -120,10 +120,10 @@ def tell_dose(
     if kind == "coupled" and optimizer != "sgd":
         return f"Dose: none can be told, since {optimizer} divides the L2 by √v."
     passes = momentum if kind == "coupled" else 0.0
-    schedule = remembered(schedule)
-    told = doses.tell(strengths, schedule, steps, passes)
+    unit = units.dose(1.0, schedule, steps, momentum=passes)
+    told = doses.tell_unit(strengths, unit, steps)
     last = weight_decay * guidelines.factor(Role.RESIDUAL_LAST)
-    harmful = units.dose(last, schedule, steps, momentum=passes) >= HARMFUL_DOSE
+    harmful = unit * last >= HARMFUL_DOSE
     if harmful and not guidelines.factor(Role.SHORTCUT):
         told += (
             f" From a dose of {HARMFUL_DOSE:g} on, decay of residual_last without shortcut cost "

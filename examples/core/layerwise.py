@@ -13,6 +13,7 @@ from collections.abc import Callable
 import keras
 
 from examples.core.cli import UsageError
+from keras_gamma.decay import shrinkage
 
 _BLOCK = re.compile(r"(?:stage\d+_block|block_|encoder_|decoder_)\d+")
 
@@ -81,4 +82,4 @@ def make_layerwise(
 def learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
     """Returns the learning rate, the largest of several."""
     parts = getattr(optimizer, "optimizers", None) or [optimizer]
-    return max(float(keras.ops.convert_to_numpy(part.learning_rate)) for part in parts)
+    return max(shrinkage.learning_rate(part) for part in parts)

@@ -1,12 +1,9 @@
 """Learning rate schedules and optimizers by name."""
 
-import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
 import keras
-import tensorflow as tf
 
 import keras_gamma
 
@@ -70,32 +67,6 @@ def make_schedule(
         warmup_target=peak,
         warmup_steps=warmup_steps,
     )
-
-
-def remembered(schedule: Schedule) -> float | Callable[[int], float]:
-    """Returns the same schedule, which is asked once for each step, and compiled where that helps.
-
-    Step by step Keras' schedules take a millisecond on TensorFlow, and 76 on JAX, which compiles
-    their branches anew each time; a run has thousands of steps.
-    """
-    if not callable(schedule):
-        return schedule
-    ask: Callable[[int], Any] = schedule
-    if keras.backend.backend() == "tensorflow":
-        graph = tf.function(
-            schedule, input_signature=[tf.TensorSpec([], tf.int64)], autograph=False
-        )
-        ask = partial(_of_tensor, graph)
-    elif keras.backend.backend() == "jax":
-        import jax
-
-        ask = jax.jit(schedule)
-    return functools.cache(lambda step: float(ask(step)))
-
-
-def _of_tensor(graph: Callable[[tf.Tensor], Any], step: int) -> Any:
-    """Asks with a tensor: each number of Python's would be traced anew."""
-    return graph(tf.constant(step, tf.int64))
 
 
 def parse_drops(words: Sequence[str]) -> list[float]:

@@ -18,7 +18,8 @@ Private names used here, and why there is no public way:
   `Layer.add_loss` (public) because Keras takes no symbolic loss, and `assign` and the operators of
   `keras.Variable` (public) because a running mean is assigned numbers only, and `variable * x` goes
   straight to the backend.
-* `keras.src.backend.core.while_loop`, `vectorized_map`: in older versions symbols reach them.
+* `keras.src.backend.core.while_loop`, `vectorized_map`: in older versions symbols reach them. (From
+  Keras 3.16 on `keras.src.backend.ops.core`.)
 """
 
 import contextlib
@@ -39,6 +40,8 @@ from keras_gamma._keras.replacement import Patch, replace
 
 # Whether layers record their calls themselves, and do not leave that to `Operation`.
 _LAYERS_RECORD = "symbolic_call" in vars(keras.Layer)
+# The backend's loops.
+_LOOPS = getattr(_backend, "ops", _backend).core
 
 _OPERATORS = tuple(
     f"__{side}{name}__"
@@ -254,6 +257,6 @@ _PATCHES: tuple[Patch, ...] = (
     (keras.Layer, "_set_mask_metadata", _set_mask),
     (keras.Layer, "__call__", _layer_call),
     *([(_layer_module, "Node", _node)] if _LAYERS_RECORD else []),
-    (_backend.core, "while_loop", _loop(older.while_loop)),
-    (_backend.core, "vectorized_map", _loop(older.vectorized_map)),
+    (_LOOPS, "while_loop", _loop(older.while_loop)),
+    (_LOOPS, "vectorized_map", _loop(older.vectorized_map)),
 )

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_gamma._keras import names as _keras
+from keras_gamma._keras import schedules
 from keras_gamma.decay import shrinkage
 
 _BITS = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}  # Of the mantissa.
@@ -36,7 +37,7 @@ def lost(
     Returns:
         A sentence for each variable; empty where it shrinks, or nothing is to shrink it.
     """
-    rate = shrinkage.number(optimizer.learning_rate, optimizer)
+    rate = shrinkage.learning_rate(optimizer)
     peak: float | None = None  # Of a schedule, which may begin with a warm-up from 0.
     tried: dict[tuple[Any, ...], str] = {}
     found = []
@@ -59,13 +60,14 @@ def lost(
 
 def _peak(optimizer: Any) -> float:
     """The largest learning rate of a schedule, as far as powers of two show; else the only one."""
-    now = shrinkage.number(optimizer.learning_rate, optimizer)
+    now = shrinkage.learning_rate(optimizer)
     schedule = type(optimizer).get_config(optimizer).get("learning_rate")
     if not isinstance(schedule, dict):
         return now
     try:
         schedule = keras.saving.deserialize_keras_object(schedule)
-        rates = [float(keras.ops.convert_to_numpy(schedule(2**n))) for n in range(21)]
+        asked = schedules.rates(schedule, [2**n for n in range(21)])
+        rates = [float(keras.ops.convert_to_numpy(rate)) for rate in asked]
     except Exception:  # A schedule of the user's own, that Keras does not know: what it says now.
         return now
     return max(now, *rates)

@@ -39,16 +39,35 @@ def tell(
     """
     if not callable(learning_rate) and isinstance(learning_rate, Iterable):
         learning_rate = list(learning_rate)
-    # The dose is proportional to λ; the schedule is asked once.
     unit = units.dose(1.0, learning_rate, steps, momentum=momentum)
-    count = len(learning_rate) if isinstance(learning_rate, list) else steps
+    count = len(learning_rate) if isinstance(learning_rate, list) else steps or 0
+    return tell_unit(strengths, unit, count)
+
+
+def tell_unit(strengths: Iterable[tuple[str, float]], unit: float, steps: int) -> str:
+    """The same, for who has asked the schedule: the dose is proportional to λ.
+
+    Args:
+        strengths: pairs of a role and its λ.
+        unit: the dose of λ = 1.
+        steps: of the run.
+
+    Returns:
+        A string; empty if nothing decays.
+
+    Example:
+
+    >>> from keras_gamma.decay import doses
+    >>> doses.tell_unit([("residual_last", 5e-2)], 150.0, 300)
+    'Over 300 steps decay alone would leave 0.06% of residual_last γ (dose 7.5).'
+    """
     roles: dict[float, list[str]] = collections.defaultdict(list)
     order = list(map(str, Role))
     for role, strength in sorted(set(strengths), key=lambda pair: order.index(pair[0])):
         if strength:
             roles[strength].append(role)
     return " ".join(
-        f"Over {count:,} steps decay alone would leave {share(unit * strength)} of "
+        f"Over {steps:,} steps decay alone would leave {share(unit * strength)} of "
         f"{' and '.join(names)} γ (dose {unit * strength:.3g})."
         for strength, names in sorted(roles.items(), reverse=True)
     )

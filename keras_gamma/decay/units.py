@@ -332,10 +332,14 @@ def dose(
             )
         if not callable(learning_rate):
             return check_strength("learning_rate", learning_rate) * steps * decay / (1.0 - m)
-        # A schedule of Keras takes 0.1 ms a step: of a long run, as many steps as tell its mean.
+        # Only a schedule of Keras needs Keras.
+        from keras_gamma._keras import schedules
+
+        # One takes 0.1 ms a step: of a long run, as many steps as tell its mean.
         asked = min(steps, _STEPS_ASKED)
         places = [int((number + 0.5) * steps / asked) for number in range(asked)]
-        rates = [check_strength("learning_rate", learning_rate(step)) for step in places]
+        found = schedules.rates(learning_rate, places)
+        rates = [check_strength("learning_rate", rate) for rate in found]
         decay *= steps / asked if asked else 0.0
     return math.fsum(rates) * decay / (1.0 - m)
 

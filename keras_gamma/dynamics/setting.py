@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_gamma._keras import names as _keras
 from keras_gamma.checks import effects
-from keras_gamma.decay.shrinkage import decays, unwrap, why_not_lasting
+from keras_gamma.decay.shrinkage import decays, learning_rate, unwrap, why_not_lasting
 from keras_gamma.dynamics.scale_invariance import ScaleInvariant
 from keras_gamma.dynamics.update_rules import UpdateRule, rule_of
 
@@ -35,7 +35,7 @@ class Setting:
 
     def learning_rate(self) -> float | None:
         """The learning rate of the next step."""
-        return None if self.optimizer is None else as_float(self.optimizer.learning_rate)
+        return None if self.optimizer is None else learning_rate(self.optimizer)
 
     def effective(self, rate: float | None, norm: Any) -> Any:
         """The effective learning rate at a norm, or at each of an array; `None` if not known."""

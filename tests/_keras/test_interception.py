@@ -18,7 +18,7 @@ OWNERS = (
     keras.Layer,
     keras.Operation,
     layer_module,
-    backend.core,
+    backend.core if hasattr(backend, "core") else backend.ops.core,  # From Keras 3.16 on.
 )
 
 

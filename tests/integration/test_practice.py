@@ -23,6 +23,7 @@ import keras_gamma
 from examples import train_resnet
 from examples.core import (
     averages,
+    callbacks,
     fine_tuning,
     layerwise,
     memory,
@@ -255,6 +256,36 @@ def test_other_ends_are_not(text):
 def test_a_callback_that_cannot_be_made_is_told_in_a_line():
     with pytest.raises(UsageError, match="--callback=os:getcwd, called with the settings, raised"):
         training.custom("os:getcwd", {}, is_chief=True)
+
+
+# --- loggers --------------------------------------------------------------------------------------
+
+
+def test_tensorboard_has_what_keras_writes(tmp_path):
+    """Work that Keras' callback does in each step is left out; nothing of it was written."""
+    pytest.importorskip("tensorboard")
+    import tensorflow as tf
+
+    schedule = make_schedule("cosine", peak=0.1, warmup_steps=2, total_steps=8)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(schedule), "mse")
+    x, y = np.ones((8, 2)), np.ones((8, 1))
+    [ours] = callbacks.tensorboard(tmp_path / "ours", "yes")
+    theirs = keras.callbacks.TensorBoard(str(tmp_path / "theirs"), write_graph=False)
+    model.fit(x, y, validation_data=(x, y), batch_size=2, epochs=2, verbose=0,
+              callbacks=[ours, theirs])  # fmt: skip
+    found = {}
+    for file in tmp_path.glob("*/*/events.out.tfevents.*"):
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                who, part = file.relative_to(tmp_path).parts[:2]
+                number = float(tf.make_ndarray(value.tensor))
+                found.setdefault(who, {})[part, value.tag, event.step] = number
+    assert found["ours"] == pytest.approx(found["theirs"])
+    assert ("validation", "epoch_loss", 1) in found["ours"]
+    half = 0.1 * (1 + np.cos(np.pi * 2 / 6)) / 2
+    assert found["ours"]["train", "epoch_learning_rate", 0] == pytest.approx(half)
 
 
 # --- fine-tuning ----------------------------------------------------------------------------------
