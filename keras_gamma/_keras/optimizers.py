@@ -4,7 +4,8 @@ Private names used here, and why there is no public way:
 
 * `Optimizer._apply_weight_decay`, `_use_weight_decay`, `_exclude_from_weight_decay`,
   `_exclude_from_weight_decay_pattern`, `_trainable_variables`: Keras' exclude list can be
-  replaced, but neither read nor extended, and knows no strength per variable.
+  replaced, but neither read nor extended, and knows no strength per variable. From Keras 3.16 on
+  (`_is_excluded_from_weight_decay`) the list is looked at when the optimizer is built.
 * `tf.__internal__.distribute.interim.maybe_merge_call`: where Keras' own weight decay changes
   variables of several replicas.
 * `Variable._path`, `Optimizer._var_key`: to try an optimizer on small stand-ins for variables.
@@ -18,9 +19,13 @@ from typing import Any
 
 import keras
 
+from keras_gamma._keras import exclusions
+
 
 def is_decayed(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
     """What `optimizer` itself says: whether its weight decay acts on `variable`."""
+    if exclusions.is_undecided(optimizer, variable):
+        return not optimizer._is_excluded_from_weight_decay(variable)
     return bool(optimizer._use_weight_decay(_as_in_a_step(variable)))
 
 
@@ -37,9 +42,13 @@ def exclude(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Var
     """Adds `variables` to an optimizer's exclude list, and keeps what is on it.
 
     `Optimizer.exclude_from_weight_decay` replaces the list, and refuses (in vain: it asks for a
-    name that is never set) once the optimizer is built.
+    name that is never set; from Keras 3.16 on in earnest) once the optimizer is built.
     """
     before: set[str] = getattr(optimizer, "_exclude_from_weight_decay", set())
+    if exclusions.DECIDES_WHEN_BUILT:
+        keys = {optimizer._var_key(variable) for variable in variables}
+        exclusions.set_list(optimizer, before | keys)
+        return
     pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
     names = None if pattern is None else [pattern.pattern]
     optimizer.exclude_from_weight_decay(var_list=list(variables), var_names=names)
@@ -91,7 +100,7 @@ def copy_exclusions(
     else:
         source._exclude_from_weight_decay_cache = before
     if spared:
-        target.exclude_from_weight_decay(var_list=spared)
+        exclude(target, spared)
 
 
 def add_to_each(pairs: Iterable[tuple[Any, keras.Variable]], sign: float) -> None:

@@ -141,7 +141,7 @@ def _penalty_moves(
     def moves(factor: float) -> bool:
         made, stand_in = shrinkage.copy(optimizer, rate), _stand_in(variable)
         made.build([stand_in])
-        made.exclude_from_weight_decay(var_list=[stand_in])
+        _keras.exclude(made, [stand_in])
         start = keras.ops.convert_to_numpy(stand_in)
         for _ in range(_STEPS):
             now = keras.ops.convert_to_numpy(stand_in).astype("float32")

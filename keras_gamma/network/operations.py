@@ -38,7 +38,7 @@ _LINEAR = _names(
     "AdaptiveAveragePool AdaptiveMaxPool DepthToSpace SpaceToDepth Fold Unfold Resize "
     "AffineTransform CropImages ExtractPatches ExtractPatches3D GaussianBlur PadImages "
     "PerspectiveTransform RGBToGrayscale MapCoordinates ElasticTransform ScaleAndTranslate "
-    "SobelEdges Meshgrid Deg2rad Rad2deg"
+    "SobelEdges Meshgrid Deg2rad Rad2deg ColumnStack ReconstructPatches"
 )
 # Linear where one operand is data, a product where two are.
 _PRODUCTS = _names(
@@ -62,7 +62,8 @@ _NONLINEAR = _names(
     "SoftShrink Softplus Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus Tan TanhShrink "
     "Tanh Threshold Vander Var Floor Ceil Round Trunc CDist Cholesky CholeskyInverse Eig "
     "Eigh Inv Lstsq LuFactor Pinv Qr SVD Solve SolveTriangular FakeQuantWithMinMaxVars SSIM PSNR "
-    "BinaryCrossentropy CategoricalCrossentropy SparseCategoricalCrossentropy CTCLoss"
+    "BinaryCrossentropy CategoricalCrossentropy SparseCategoricalCrossentropy CTCLoss Copysign Cov "
+    "FloatPower Gammainc Lgamma MatrixPower"
 )
 # Their values do not follow the scale of what they are computed from.
 _SCALELESS = _names(
@@ -290,7 +291,7 @@ def power_of(operation: Any, args: Sequence[Any]) -> float | str | None:
         if len(data) > 1:
             return "quotient" if divides(operation) else "product"
         return -1.0 if divides(operation) and data == [1] else 1.0
-    if name == "Power":
+    if name in ("Power", "FloatPower"):
         exponent = args[1] if len(args) > 1 else None
         return float(exponent) if isinstance(exponent, (int, float)) and data == [0] else None
     if name in _POWERS:

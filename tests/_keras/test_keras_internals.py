@@ -12,6 +12,7 @@ import pytest
 from keras import layers
 
 import keras_gamma
+from keras_gamma._keras import exclusions
 from keras_gamma._keras import names as _keras
 from keras_gamma.network import operations
 
@@ -42,6 +43,11 @@ def test_private_names_are_where_we_expect_them():
     optimizer.build([keras.Variable(1.0)])
     assert len(optimizer._trainable_variables) == 1
     assert optimizer._use_weight_decay(optimizer._trainable_variables[0])
+    if exclusions.DECIDES_WHEN_BUILT:  # From Keras 3.16 on.
+        [key] = optimizer._weight_decay_by_var_key
+        assert key == optimizer._var_key(optimizer._trainable_variables[0])
+    else:
+        assert len(optimizer._exclude_from_weight_decay_cache) == 1
     assert callable(optimizer._apply_weight_decay)
     assert keras.Input((2,), name="tokens")._keras_history.operation.name == "tokens"
     assert "dense" in global_state.get_global_attribute("object_name_uids")

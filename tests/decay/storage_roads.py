@@ -50,6 +50,11 @@ else:  # Before Keras 3.9; what matters here is that it takes no regularizer eit
         """Stands in for Keras' own."""
 
 
+def steady_paths():
+    """Whether the paths of variables survive saving, as they do from Keras 3.16 on."""
+    return tuple(map(int, keras.version().split(".")[:2])) >= (3, 16)
+
+
 def residual(x, norm, name):
     y = layers.Dense(4, activation="relu", name=f"{name}_fc")(norm(x))
     return layers.Add(name=f"{name}_join")([x, y])

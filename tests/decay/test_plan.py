@@ -1,6 +1,7 @@
 """`Guidelines`, `GammaPlan` and `apply_guidelines`: what is set, stored, and taken back."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import keras_gamma
 from keras_gamma import GammaPlan, Guidelines, Role, apply_guidelines
 from keras_gamma.decay import Decision
 from keras_gamma.decay.penalties import UnitOffsetL2
+from tests.decay import storage_roads as roads
 
 L2 = keras.regularizers.L2
 
@@ -288,7 +290,9 @@ def test_quantized_model():
     x = keras.Input((8,))
     y = layers.Dense(8, name="dense")(layers.LayerNormalization(name="ln")(x))
     model = keras.Model(x, layers.Add()([x, layers.ReLU()(y)]))
-    model.quantize("int8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # From Keras 3.16 on it names the layers that stay.
+        model.quantize("int8")
     plan = apply_guidelines(model, l2=0.5)
     assert [(e.path, str(e.role)) for e in plan] == [("ln/gamma", "residual_last")]
 
@@ -331,13 +335,16 @@ def test_clone_keeps_the_regularizers_and_the_plan_agrees():
 
 
 def test_a_reloaded_sequential_has_other_paths(tmp_path):
-    """Keras drops a Sequential's name from its paths on reload; the plan finds its way."""
+    """Keras drops a Sequential's name from its paths on reload; the plan finds its way.
+
+    From Keras 3.16 on it keeps the name.
+    """
     model = keras.Sequential([layers.Dense(4), layers.LayerNormalization(name="ln")], name="s")
     model.build((None, 4))
     plan = apply_guidelines(model, l2=0.25, guidelines="all")
     model.save(tmp_path / "s.keras")
     loaded = keras.models.load_model(tmp_path / "s.keras")
-    assert loaded.layers[1].gamma.path != plan[0].path
+    assert loaded.layers[1].gamma.path != plan[0].path or roads.steady_paths()
     plan.apply(loaded).remove()
     assert loaded.losses == []
 

@@ -209,7 +209,12 @@ def test_a_list_that_is_replaced_after_training():
     assert not found
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        optimizer.exclude_from_weight_decay(var_names=["bias"])  # Refused in vain, see Keras.
+        try:
+            optimizer.exclude_from_weight_decay(var_names=["bias"])  # Refused in vain, see Keras.
+        except ValueError:
+            pytest.skip(
+                "needs an exclude list that can be replaced once built, as until Keras 3.15"
+            )
     model.compile(optimizer, "mse", run_eagerly=True)
     with told() as found:
         model.fit(*data("inner"), verbose=0)
