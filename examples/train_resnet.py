@@ -10,8 +10,8 @@ The same command resumes the run if it was stopped, and shows the result if it h
     python examples/train_resnet.py --optimizer=adamw --decay=decoupled --learning_rate=3e-3 \\
         --weight_decay=0.05 --output_dir=runs/adamw
 
-decays with AdamW instead of L2 in the loss, with the same decisions on γ (seed 0: 98.6 %, trained
-on all of train, as with --validation_split=none).
+decays with AdamW instead of L2 in the loss, with the same decisions on γ (seed 0: 98.9 %; with
+--validation_split=none 98.6 %).
 
     python examples/train_resnet.py --flagfile=examples/recipes/resnet20_cifar10.cfg
 
