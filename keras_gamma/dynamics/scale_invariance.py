@@ -10,6 +10,7 @@ import keras
 from keras_gamma.network.graph import Graph, Kind
 from keras_gamma.network.inputs import trace
 from keras_gamma.network.network import Network
+from keras_gamma.network.statistics import may_keep_some
 from keras_gamma.report.base import Report
 from keras_gamma.report.columns import Column
 
@@ -27,7 +28,8 @@ class ScaleInvariant:
         variable: the `keras.Variable`.
         per_filter: bool. Whether each filter may be scaled by a factor of its own (a batch
             normalization follows), or only the whole kernel by one.
-        norms: tuple of the normalization layers that absorb it.
+        norms: tuple of the normalization layers that absorb it, or of the larger layers that
+            normalize by code of their own.
         reason: string, one plain sentence.
     """
 
@@ -135,12 +137,15 @@ def find_scale_invariant(model: keras.Model | Network, inputs: Any = None) -> Sc
                 made_by[number] = step.operation
                 if step.is_weighted:
                     weighted.add(number)
+    # One that is written out inside a larger layer goes by that layer's name. Running statistics
+    # that are normalized by in training, too, follow a kernel in the long run only.
+    normalizers = {c.node: c.layer for c in network.calls if c.entry.kind != "running"}
     calls: dict[int, tuple[Any, keras.Variable, list[Absorbed]]] = {}
     for number, operation in made_by.items():
         if isinstance(operation, keras.Layer) and graph.nodes[number].kind is not Kind.NORM:
             kernel = _kernel(operation)
             if kernel is not None:
-                found = _absorbers(graph, number, weighted, made_by, operation)
+                found = _absorbers(graph, number, weighted, made_by, normalizers, operation)
                 calls.setdefault(id(kernel), (operation, kernel, []))[2].append(found)
     entries: list[ScaleInvariant] = []
     others: dict[str, str] = {}
@@ -169,6 +174,9 @@ def project_scale_invariant(model: keras.Model, inputs: Any = None) -> ScaleInva
     normalizes them after each step. It is set on layer and variable, so it survives saving. With
     ‖w‖ = 1 the effective learning rate is η itself (van Laarhoven, arXiv:1706.05350, section 5).
 
+    Left as they are: kernels in front of a batch normalization that is not Keras' own, whose
+    running statistics nobody could rescale.
+
     An optimizer that keeps a state for these kernels goes on with it: project before training.
 
     Args:
@@ -195,7 +203,7 @@ def project_scale_invariant(model: keras.Model, inputs: Any = None) -> ScaleInva
 
     - [van Laarhoven, 2017](https://arxiv.org/abs/1706.05350)
     """
-    found = find_scale_invariant(model, inputs)
+    found = _that_can_be_held(find_scale_invariant(model, inputs))
     for entry in found:
         constraint = entry.variable.constraint
         if constraint is not None and not _is_unit_norm(constraint, entry.axes):
@@ -220,6 +228,18 @@ def project_scale_invariant(model: keras.Model, inputs: Any = None) -> ScaleInva
     for entry in found:
         _project(entry, norms[entry.path])
     return found
+
+
+def _that_can_be_held(found: ScaleInvariantReport) -> ScaleInvariantReport:
+    """Without kernels in front of running statistics that nobody knows how to rescale."""
+    left = {
+        entry.path: f"{norm.name!r} has running statistics of its own, that would not follow."
+        for entry in found
+        for norm in entry.norms
+        if may_keep_some(norm)
+    }
+    kept = [entry for entry in found if entry.path not in left]
+    return ScaleInvariantReport(kept, {**found.others, **left})
 
 
 def _project(entry: ScaleInvariant, norm: Any) -> None:
@@ -282,7 +302,12 @@ def _constraint_attribute(layer: keras.Layer) -> str | None:
 
 
 def _absorbers(
-    graph: Graph, start: int, weighted: set[int], made_by: Mapping[int, Any], layer: keras.Layer
+    graph: Graph,
+    start: int,
+    weighted: set[int],
+    made_by: Mapping[int, Any],
+    normalizers: Mapping[int, keras.Layer],
+    layer: keras.Layer,
 ) -> Absorbed:
     """The normalizations that absorb one call: `(layers, whether filter by filter, refusal)`."""
     # A fused activation is part of the call itself.
@@ -299,9 +324,11 @@ def _absorbers(
             return (), False, f"It reaches an output of the model, that of {label!r}."
         for index in graph.consumers[current]:
             node = graph.nodes[index]
-            if node.kind is Kind.NORM and isinstance(made_by.get(index), keras.Layer):
-                norms.append(made_by[index])
+            if node.kind is Kind.NORM and index in normalizers:
+                norms.append(normalizers[index])
                 continue
+            if node.kind is Kind.NORM:
+                return (), False, f"{node.label!r} normalizes it, but how is not looked into."
             simple = node.kind in (Kind.IDENTITY, Kind.LINEAR, Kind.NONLINEAR)
             if not simple or not node.homogeneous or len(node.inputs) > 1 or index in weighted:
                 return (), False, f"{node.label!r} follows before a normalization does."

@@ -167,15 +167,18 @@ class Opener:
         def read(raw: RawCode | None) -> Any:
             with self._statistics.one_call(training=True):
                 if raw is None:
-                    return self._followed(call, args, kwargs)
-                return self._on_raw_code(raw, call, args, kwargs)
+                    outputs = self._followed(call, args, kwargs)
+                else:
+                    outputs = self._on_raw_code(raw, call, args, kwargs)
+                kind = "running" if self._statistics.lags else "batch"
+                self._recording.name_kind(mark, layer, kind)
+                return outputs
 
         mark = self._recording.mark()
         outputs = self._writer.attempt(lambda: read(None))
         raw = open_raw(self._writer) if outputs is None else None
         if raw is not None:
             outputs = self._writer.attempt(lambda: read(raw))
-        self._recording.say_of_batches(mark, layer)
         return outputs
 
     def _read(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:

@@ -130,12 +130,12 @@ class Recording:
         """How many normalizations were written since."""
         return sum(node.kind is Kind.NORM for node in self.nodes[mark.nodes :])
 
-    def say_of_batches(self, mark: Mark, layer: keras.Layer) -> None:
-        """Says that what `layer` has normalized since, it has normalized over a batch."""
+    def name_kind(self, mark: Mark, layer: keras.Layer, kind: str) -> None:
+        """Says of what kind the normalizations are that `layer` has written out since."""
         named = kind_from_name(type(layer))
         for place, call in enumerate(self.calls[mark.calls :], mark.calls):
             if call.layer is layer and call.entry.kind == named:
-                entry = dataclasses.replace(call.entry, kind="batch")
+                entry = dataclasses.replace(call.entry, kind=kind)
                 self.calls[place] = dataclasses.replace(call, entry=entry)
 
     def forget_since(self, mark: Mark) -> None:

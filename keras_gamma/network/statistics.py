@@ -42,10 +42,12 @@ class Statistics:
 
     Attributes:
         is_training: bool, whether the layer that is being run, innermost, is read so.
+        lags: bool, whether what was assigned to a variable in this call was read again: what it
+            normalizes by follows the batch in the long run.
     """
 
     def __init__(self, recording: Recording) -> None:
-        self.is_training = False
+        self.is_training = self.lags = False
         self._decided: dict[int, bool] = {}
         self._recording = recording
         self._values: dict[int, Any] = {}
@@ -65,12 +67,12 @@ class Statistics:
     @contextlib.contextmanager
     def one_call(self, training: bool = False) -> Iterator[None]:
         """While it is open, one layer is run; what is assigned in it ends with it."""
-        before = self.is_training, self._values
-        self.is_training, self._values = training, dict(self._values)
+        before = self.is_training, self.lags, self._values
+        self.is_training, self.lags, self._values = training, False, dict(self._values)
         try:
             yield
         finally:
-            self.is_training, self._values = before
+            self.is_training, self.lags, self._values = before
 
     def keep(self, variable: keras.Variable, value: Any) -> None:
         """Takes down what `variable` is assigned: data, or a tensor of a scratch graph.
@@ -83,7 +85,9 @@ class Statistics:
 
     def value_of(self, variable: Any) -> Any:
         """What `variable` was assigned in this call, or `None`."""
-        return self._values.get(id(variable))
+        value = self._values.get(id(variable))
+        self.lags = self.lags or value is not None
+        return value
 
     def put_in(self, arguments: Any) -> Any:
         """The arguments of a call, with what was assigned in place of the variables."""

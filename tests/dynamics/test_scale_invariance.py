@@ -84,12 +84,19 @@ def test_scaling_changes_nothing(name):
             layer.trainable = True
     data = [rng.normal(size=(8, *t.shape[1:])).astype("float32") for t in model.inputs]
     model = keras.Model(model.inputs, model.outputs)
-    before = [value(t) for t in keras.tree.flatten(model(data, training=True))]
+    states = [(v, value(v)) for v in model.non_trainable_variables]
+
+    def run():
+        for variable, state in states:
+            variable.assign(state)
+        return [value(t) for t in keras.tree.flatten(model(data, training=True))]
+
+    before = run()
     for entry in found:
         old = value(entry.variable)
         factor = rng.uniform(0.5, 3.0, old.shape[-1]) if entry.per_filter else 3.0
         entry.variable.assign(old * factor)
-        after = [value(t) for t in keras.tree.flatten(model(data, training=True))]
+        after = run()
         entry.variable.assign(old)
         for a, b in zip(before, after, strict=True):
             scale = np.abs(a).max() + 1e-6
@@ -121,6 +128,24 @@ def test_projection_leaves_the_function_and_holds_the_norm():
     for entry in held:
         squares = np.square(value(entry.variable)).sum(axis=tuple(entry.axes))
         np.testing.assert_allclose(squares, 1.0, rtol=1e-4)
+
+
+def test_in_front_of_running_statistics_of_ones_own():
+    """Found where a norm is written out inside a larger layer; not held: who would rescale them?"""
+    model = BY_NAME["statistics_by_hand"].build()
+    spread_out(model)
+    x = np.random.default_rng(0).normal(size=(8, 8, 8, 4)).astype("float32")
+    before = value(model(x))
+    found = {e.path.partition("/")[0]: e for e in find_scale_invariant(model)}
+    assert found.keys() == {"stem", "first", "last"}
+    assert not any(e.per_filter for e in found.values())
+    held = project_scale_invariant(model)
+    assert len(held) == 0
+    assert "running statistics" in held.others[found["stem"].path]
+    np.testing.assert_array_equal(value(model(x)), before)
+    # Normalized by running statistics in training, too: those follow a kernel in the long run only.
+    others = find_scale_invariant(BY_NAME["statistics_in_one"].build()).others
+    assert [w for path, w in others.items() if path.startswith("stem/") and "normalizes" in w]
 
 
 def test_it_survives_saving(tmp_path):

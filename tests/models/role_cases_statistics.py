@@ -67,7 +67,8 @@ class ConvNormalized(layers.Layer):
         if self.how == "divided":
             self.mean.assign_sub((self.mean - mean) * 0.1)
             self.variance.assign_sub((self.variance - variance) * 0.1)
-        elif self.how != "square":
+            return mean, variance
+        if self.how != "square":
             self.mean.assign(self.mean * 0.9 + 0.1 * mean)
         self.variance.assign(0.9 * self.variance + variance * 0.1)
         return mean, variance

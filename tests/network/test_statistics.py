@@ -163,3 +163,10 @@ def test_guidelines_act_on_it():
     penalty = 1e-4 * 8  # Σγ² of two layers with four channels
     found = sum(ops.convert_to_numpy(loss) for loss in model.losses)
     np.testing.assert_allclose(found, penalty, rtol=1e-5)
+
+
+def test_kinds():
+    """Those that are normalized by in training, too, are of a kind of their own."""
+    report = keras_gamma.find_roles(BY_NAME["statistics_in_one"].build())
+    kinds = {entry.path: entry.kind for entry in report}
+    assert kinds == {"stem/gamma": "running", "first/gamma": "batch", "last/gamma": "batch"}
