@@ -117,6 +117,7 @@ class ScratchGraph:
 
         self._tf = tf
         self._graph = tf.__internal__.FuncGraph("keras_gamma_scratch")
+        self._handles: dict[str, dict[int, Any]] = {}  # name of a tensor -> see `handles_behind`
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -184,14 +185,18 @@ class ScratchGraph:
 
     def handles_behind(self, tensor: Any) -> dict[int, Any]:
         """The handles of the TensorFlow variables that a tensor is computed from."""
-        captured = {inside.name: outside for outside, inside in self._graph.captures}
-        handles = {}
-        for operation in self.operations_behind(tensor, ()):
+        new = self.operations_behind(tensor, self._handles)
+        captured = {inside.name: outside for outside, inside in self._graph.captures} if new else {}
+        for operation in new:
+            behind: dict[int, Any] = {}
+            for source in operation.inputs:
+                behind.update(self._handles[source.name])
             for output in operation.outputs:
                 outside = captured.get(output.name)
                 if outside is not None and outside.dtype == self._tf.resource:
-                    handles[id(outside)] = outside
-        return handles
+                    behind[id(outside)] = outside
+                self._handles[output.name] = behind
+        return self._handles[tensor.name]
 
     def evaluate(self, tensor: Any) -> Any:
         """The value of a tensor that depends on nothing that is fed."""
