@@ -26,6 +26,7 @@ from keras_gamma.network.graph import Kind
 from keras_gamma.network.kernels import computed_kernel
 from keras_gamma.network.normalizations import (
     Normalization,
+    holders,
     is_layer_scale,
     kind_from_name,
     variables_by_name,
@@ -70,12 +71,13 @@ class Gains:
         self._scope = scope if fingerprints else None
         self._prints: dict[int, np.ndarray[Any, Any]] = {}
         self._random = np.random.default_rng(0)
+        self._holders: dict[int, list[keras.Layer]] = {}
 
     def watch(self, layer: keras.Layer) -> None:
         """Gives the variables of a layer that is about to be opened their fingerprints."""
         if self._scope is None or not _may_hold(layer):
             return
-        for variable in variables_by_name(layer).values():
+        for variable in [v for one in holders(layer) for v in variables_by_name(one).values()]:
             if _may_scale(variable) and id(variable) not in self._prints:
                 numbers = self._random.uniform(0.5, 1.5, variable.shape).astype("float32")
                 self._prints[id(variable)] = numbers
@@ -132,7 +134,9 @@ class Gains:
         if len(shape) < 2 or isinstance(operand, (keras.Variable, keras.KerasTensor)):
             return
         held = [
-            h for h in _held(scope) if max(h[2].shape, default=0) in {d for d in shape if d > 1}
+            h
+            for h in self._held(scope)
+            if max(h[2].shape, default=0) in {d for d in shape if d > 1}
         ]
         if not held or self._scope is None:
             self.unresolved |= bool(held)
@@ -152,12 +156,16 @@ class Gains:
         if operand is None or isinstance(operand, (int, float, keras.KerasTensor)):
             return None
         if isinstance(operand, keras.Variable):
-            for layer, name, variable in _held(scope, of_any_shape=True):
+            for layer, name, variable in self._held(scope, of_any_shape=True):
                 if variable is operand:
                     return Gain(layer, name, variable, 1.0)
             return None
         shape = getattr(operand, "shape", None)
-        if shape is None or sum(d != 1 for d in shape) > 1 or not any(True for _ in _held(scope)):
+        if (
+            shape is None
+            or sum(d != 1 for d in shape) > 1
+            or not any(True for _ in self._held(scope))
+        ):
             return None
         if self._scope is None:
             self.unresolved = True
@@ -167,7 +175,7 @@ class Gains:
     def _by_fingerprint(self, operand: Any, scope: Sequence[keras.Layer]) -> Gain | None:
         number = operand.number() if hasattr(operand, "number") else operand
         values = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(number, "float32"))).ravel()
-        for layer, name, variable in _held(scope):
+        for layer, name, variable in self._held(scope):
             print_ = self._prints.get(id(variable))
             if print_ is None or print_.size != values.size:
                 continue
@@ -176,6 +184,23 @@ class Gains:
                 if np.allclose(values, print_.ravel() + (1.0 - neutral), atol=0.02):
                     return Gain(layer, name, variable, neutral)
         return None
+
+    def _held(
+        self, scope: Sequence[keras.Layer], of_any_shape: bool = False
+    ) -> Iterator[tuple[keras.Layer, str, keras.Variable]]:
+        """The variables of the layers being run, innermost first, that may be gains.
+
+        One of any shape may be the γ of a normalization that it stands behind, for each head, say.
+        """
+        for layer in reversed(scope):
+            if not _may_hold(layer):
+                continue
+            if id(layer) not in self._holders:
+                self._holders[id(layer)] = holders(layer)
+            for holder in self._holders[id(layer)]:
+                for name, variable in variables_by_name(holder).items():
+                    if _may_scale(variable) or (of_any_shape and variable.trainable):
+                        yield holder, name, variable
 
     def _note(self, gain: Gain, source: int, node: int) -> None:
         recording = self._recording
@@ -227,20 +252,6 @@ def _scales_kernel(values: np.ndarray[Any, Any], numbers: np.ndarray[Any, Any]) 
 
 def _entry(gain: Gain) -> Normalization:
     return Normalization(kind_from_name(type(gain.layer)), gain.name, gain.neutral)
-
-
-def _held(
-    scope: Sequence[keras.Layer], of_any_shape: bool = False
-) -> Iterator[tuple[keras.Layer, str, keras.Variable]]:
-    """The variables of the layers being run, innermost first, that may be gains.
-
-    One of any shape may be the γ of a normalization that it stands behind, for each head, say.
-    """
-    for layer in reversed(scope):
-        if _may_hold(layer):
-            for name, variable in variables_by_name(layer).items():
-                if _may_scale(variable) or (of_any_shape and variable.trainable):
-                    yield layer, name, variable
 
 
 def _may_hold(layer: keras.Layer) -> bool:

@@ -150,6 +150,12 @@ def variables_by_name(layer: keras.Layer) -> dict[str, keras.Variable]:
     return found
 
 
+def holders(layer: keras.Layer) -> list[keras.Layer]:
+    """`layer`, and those inside that only hold weights for it: they have no `call`."""
+    inside = [one for one in _keras.sublayers(layer) if type(one).call is keras.Layer.call]
+    return [layer, *inside]
+
+
 def _scale_candidates(layer: keras.Layer) -> list[str]:
     """Names of the variables that may be the scale, the likeliest first; single numbers last."""
     variables = {k: v for k, v in variables_by_name(layer).items() if v.trainable}

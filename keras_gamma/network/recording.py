@@ -9,7 +9,7 @@ import keras
 from keras_gamma.network.calls import GainCall, NormCall, Step
 from keras_gamma.network.graph import Kind, Node
 from keras_gamma.network.kernels import Computed
-from keras_gamma.network.normalizations import kind_from_name
+from keras_gamma.network.normalizations import holders, kind_from_name
 from keras_gamma.network.symbols import symbols_in
 
 
@@ -132,9 +132,10 @@ class Recording:
 
     def name_kind(self, mark: Mark, layer: keras.Layer, kind: str) -> None:
         """Says of what kind the normalizations are that `layer` has written out since."""
-        named = kind_from_name(type(layer))
+        own = {id(holder) for holder in holders(layer)}
         for place, call in enumerate(self.calls[mark.calls :], mark.calls):
-            if call.layer is layer and call.entry.kind == named:
+            named = kind_from_name(type(call.layer))
+            if id(call.layer) in own and call.entry.kind == named:
                 entry = dataclasses.replace(call.entry, kind=kind)
                 self.calls[place] = dataclasses.replace(call, entry=entry)
 

@@ -17,6 +17,7 @@ from keras import tree
 from keras_gamma._keras import layers as _layers
 from keras_gamma._keras import structure
 from keras_gamma.network import operations
+from keras_gamma.network.normalizations import holders
 from keras_gamma.network.recording import Recording
 from keras_gamma.network.symbols import symbols_in
 
@@ -123,7 +124,8 @@ def may_keep_some(layer: keras.Layer) -> bool:
         return False
     return any(
         not trained and variable.shape and "float" in variable.dtype
-        for variable, trained in structure.own_variables(layer)
+        for holder in holders(layer)
+        for variable, trained in structure.own_variables(holder)
     )
 
 

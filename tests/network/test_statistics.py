@@ -170,3 +170,43 @@ def test_kinds():
     report = keras_gamma.find_roles(BY_NAME["statistics_in_one"].build())
     kinds = {entry.path: entry.kind for entry in report}
     assert kinds == {"stem/gamma": "running", "first/gamma": "batch", "last/gamma": "batch"}
+
+
+class Holder(layers.Layer):
+    """Weights of a normalization, and what it does, but no `call`."""
+
+    def build(self, shape):
+        zeros = {"initializer": "zeros", "shape": shape[-1:]}
+        ones = {"initializer": "ones", "shape": shape[-1:]}
+        self.gamma = self.add_weight(name="gamma", **ones)
+        self.mean = self.add_weight(name="mean", trainable=False, **zeros)
+        self.variance = self.add_weight(name="variance", trainable=False, **ones)
+
+    def normalize(self, x, training):
+        mean, variance = self.mean, self.variance
+        if training:
+            mean, variance = ops.moments(x, (0, 1, 2))
+            self.mean.assign(0.9 * self.mean + 0.1 * mean)
+            self.variance.assign(0.9 * self.variance + 0.1 * variance)
+        return (1.0 * self.gamma) * (x - mean) / ops.sqrt(variance + 1e-3)
+
+
+class WithHolder(layers.Layer):
+    def build(self, shape):
+        self.conv, self.norm = layers.Conv2D(4, 3, padding="same"), Holder()
+        self.conv.build(shape)
+        self.norm.build(shape)
+
+    def call(self, x, training=None):
+        return ops.relu(self.norm.normalize(self.conv(x), training))
+
+
+def test_weights_held_by_a_layer_without_a_call():
+    x = image()
+    h = layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+    y = WithHolder(name="last")(WithHolder(name="first")(h))
+    model = keras.Model(x, classify(layers.Add()([h, y])))
+    report = keras_gamma.find_roles(model)
+    found = {e.path.partition("/")[0]: (str(e.role), e.kind) for e in report}
+    assert found == {"first": ("interior", "batch"), "last": ("residual_last", "batch")}
+    assert keras_gamma.verify(model, verbose=False).ok
