@@ -189,17 +189,46 @@ def tune_transformers(line: int | None = None) -> Iterator[Job]:
 TRANSFORMER_RATE_OF = {"pre": 1e-2, "post": 3e-3}
 
 
-def transformers(line: int | None = None) -> Iterator[Job]:
-    """All subsets of the roles that there are, at both doses; seed by seed."""
-    _no_lines(line)
+def _transformers(cells: Iterator[dict[str, Cell]], seeds: range) -> Iterator[Job]:
+    """All subsets of the roles that there are, in cells by the position of the norm."""
     runs: list[Run] = []
+    strengths = list(cells)
     for position, rate in TRANSFORMER_RATE_OF.items():
         arms = (LAST_ALONE, TRUNK_ALONE, LAST_AND_TRUNK) if position == "pre" else (TRUNK_ALONE,)
         runs.append((transformer(rate, 0.0), NONE, position))
-        runs += [
-            (transformer(rate, dose), arm, position) for dose in TRANSFORMER_DOSES for arm in arms
-        ]
-    yield from blocks(tuple(runs), TRANSFORMER_SEEDS)
+        runs += [(cell[position], arm, position) for cell in strengths for arm in arms]
+    yield from blocks(tuple(runs), seeds)
+
+
+def transformers_at(dose: float) -> dict[str, Cell]:
+    """The cells of a dose, by the position of the norm."""
+    return {position: transformer(rate, dose) for position, rate in TRANSFORMER_RATE_OF.items()}
+
+
+def transformers(line: int | None = None) -> Iterator[Job]:
+    """The third amendment, seed by seed."""
+    _no_lines(line)
+    yield from _transformers(map(transformers_at, TRANSFORMER_DOSES), TRANSFORMER_SEEDS)
+
+
+# The fourth amendment: the same at a λ that is usual for AdamW.
+USUAL_STRENGTH = 0.3
+USUAL_SEEDS = range(400, 424)
+
+
+def transformers_as_usual() -> dict[str, Cell]:
+    """The cells of that λ; their doses follow from it, and differ."""
+    found = {}
+    for position, rate in TRANSFORMER_RATE_OF.items():
+        total = rate * (transformer(rate, 0.0).steps + 1) / 2
+        found[position] = transformer(rate, round(USUAL_STRENGTH * total, 6))
+    return found
+
+
+def usual(line: int | None = None) -> Iterator[Job]:
+    """The fourth amendment, seed by seed."""
+    _no_lines(line)
+    yield from _transformers(iter([transformers_as_usual()]), USUAL_SEEDS)
 
 
 STAGES = {
@@ -210,4 +239,5 @@ STAGES = {
     "depth": depth,
     "tune_transformers": tune_transformers,
     "transformers": transformers,
+    "usual": usual,
 }

@@ -2,7 +2,7 @@
 
     python examples/experiments/factorial_report.py
 
-reads test, amendment, depth and transformers.jsonl.gz in docs/experiments/rows, writes the part of
+reads test, amendment, depth, transformers and usual.jsonl.gz in docs/experiments/rows, writes the part of
 docs/evidence.md between the two marks, and the figures beside it. Rows of your own are taken with
 `--rows=runs/factorial/test.jsonl` (and those of the other stages beside it), and `--pack` puts
 them into the repository first. What is judged, and how, is docs/experiments/preregistration.md.
@@ -50,6 +50,7 @@ ROWS = ROOT / "docs" / "experiments" / "rows" / "test.jsonl.gz"
 AMENDED = ROWS.with_name("amendment.jsonl.gz")
 DEPTHS = ROWS.with_name("depth.jsonl.gz")
 TRANSFORMERS = ROWS.with_name("transformers.jsonl.gz")
+USUAL = ROWS.with_name("usual.jsonl.gz")
 PICTURES = ROOT / "docs" / "pictures"
 BEGIN, END = "<!-- factorial: begin -->", "<!-- factorial: end -->"
 
@@ -65,21 +66,23 @@ def main(argv: Sequence[str]) -> None:
     if not path.is_file():
         raise UsageError(f"--rows: there is no {path}; factorial.py makes it")
     rows = read(path)
-    stages = ("amendment", "depth", "transformers")
-    more, deep, others = (read_beside(path, stage) for stage in stages)
+    stages = ("amendment", "depth", "transformers", "usual")
+    more, deep, others, usual = (read_beside(path, stage) for stage in stages)
     if FLAGS.pack:
         pack(rows, factorial_plan.test(), ROWS)
         pack(more, factorial_plan.amendment(), AMENDED)
         pack(deep, factorial_plan.depth(), DEPTHS)
         pack(others, factorial_plan.transformers(), TRANSFORMERS)
+        pack(usual, factorial_plan.usual(), USUAL)
     before, rest = EVIDENCE.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     EVIDENCE.write_text(
-        f"{before}{BEGIN}\n{tables(rows, more, deep, others)}\n{END}{after}", encoding="utf-8"
+        f"{before}{BEGIN}\n{tables(rows, more, deep, others, usual)}\n{END}{after}",
+        encoding="utf-8",
     )
     draw(rows, [*rows, *more])
-    count = f"{len(rows)}, {len(more)}, {len(deep)} and {len(others)} rows"
-    print(f"{count}; wrote {EVIDENCE} and two figures in {PICTURES}")
+    counts = ", ".join(str(len(found)) for found in (rows, more, deep, others, usual))
+    print(f"{counts} rows; wrote {EVIDENCE} and two figures in {PICTURES}")
 
 
 def draw(first: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
@@ -120,7 +123,8 @@ def tables(
     rows: Sequence[dict[str, Any]],
     more: Sequence[dict[str, Any]],
     deep: Sequence[dict[str, Any]],
-    others: Sequence[dict[str, Any]] = (),
+    others: Sequence[dict[str, Any]],
+    usual: Sequence[dict[str, Any]],
 ) -> str:
     """The tables, as Markdown.
 
@@ -129,6 +133,7 @@ def tables(
         more: of the amendment.
         deep: of the second amendment.
         others: of the third amendment.
+        usual: of the fourth amendment.
     """
     designs = findings.by_cell(rows)
     families = findings.judge(rows)
@@ -145,7 +150,12 @@ def tables(
             _explored(designs),
             amended,
             factorial_depth.tables(deep),
-            factorial_transformers.tables(others),
+            factorial_transformers.tables(
+                others, factorial_transformers.BY_DOSE, "X, transformers with AdamW"
+            ),
+            factorial_transformers.tables(
+                usual, factorial_transformers.AS_USUAL, "Y, transformers at a usual λ"
+            ),
         ]
     )
 

@@ -382,6 +382,17 @@ def test_the_third_amendment_is_what_was_written_down():
     assert factorial_plan.transformer(0.01, 3.0).steps == 480
 
 
+def test_the_fourth_amendment_is_what_was_written_down():
+    text = (ROOT / "docs" / "experiments" / "preregistration.md").read_text(encoding="utf-8")
+    text = text.split("## Fourth amendment")[1].split("\n## ")[0]
+    assert "λ = 0.3" in text and "Seeds 400 to 423" in text
+    jobs = list(factorial_plan.usual())
+    assert len(jobs) == 6 * 24 and {job["seed"] for job in jobs} == set(range(400, 424))
+    for job in jobs:
+        total = factorial_engine.cosine(job["rate"], 480).sum()
+        assert job["dose"] == pytest.approx(0.0 if job["arm"] == "0000" else 0.3 * total, abs=1e-5)
+
+
 def test_transformers_are_judged_by_what_the_numbers_were_made_of():
     """By hand: residual_last +2, trunk −1 (pre-norm) and −3 (post-norm), at dose 10 all twofold."""
     rows = []
@@ -391,14 +402,15 @@ def test_transformers_are_judged_by_what_the_numbers_were_made_of():
         effect = 2 * last - (1 if job["variant"] == "pre" else 3) * trunk
         noise = 0.01 * ((job["seed"] * 7 + int(job["arm"], 2)) % 5)
         rows.append({**job, "accuracy": 90 + times * effect + noise, "ratio": 1.0})
-    found = factorial_transformers.judge(factorial_transformers.Transformers(rows))
+    cells = factorial_transformers.BY_DOSE
+    found = factorial_transformers.judge(factorial_transformers.Transformers(rows, cells))
     for times, family in zip((1, 2), found.values(), strict=True):
         means = [verdict.hypothesis.seen.mean for verdict in family]
         np.testing.assert_allclose(means, [2 * times, -times, -3 * times, times], atol=0.05)
         assert [verdict.text for verdict in family] == ["holds"] * 4
-    cut = factorial_transformers.Transformers(rows[:-1])
+    cut = factorial_transformers.Transformers(rows[:-1], cells)
     assert cut.seeds == list(range(300, 323))
-    assert "not reached" in factorial_transformers.tables(rows[:9])
+    assert "not reached" in factorial_transformers.tables(rows[:9], cells, "X")
 
 
 def depth_rows(effects, ratios, noise=0.1):
@@ -493,7 +505,7 @@ def test_the_numbers_of_the_docs_come_from_the_rows():
     rows = factorial_report.read(factorial_report.ROWS)
     others = (
         factorial_report.read_beside(factorial_report.ROWS, stage)
-        for stage in ("amendment", "depth", "transformers")
+        for stage in ("amendment", "depth", "transformers", "usual")
     )
     text = factorial_report.EVIDENCE.read_text(encoding="utf-8")
     shown = text.split(factorial_report.BEGIN)[1].split(factorial_report.END)[0]
@@ -502,11 +514,17 @@ def test_the_numbers_of_the_docs_come_from_the_rows():
 
 def test_rows_are_those_of_the_plan_and_runs_can_be_had_again():
     rows = factorial_report.read(factorial_report.ROWS)
-    stages = (factorial_plan.amendment, factorial_plan.depth, factorial_plan.transformers)
-    more, deep, others = (
-        factorial_report.read_beside(factorial_report.ROWS, stage.__name__) for stage in stages
+    stages = (
+        factorial_plan.amendment,
+        factorial_plan.depth,
+        factorial_plan.transformers,
+        factorial_plan.usual,
     )
-    every = (rows, more, deep, others)
+    others = [
+        factorial_report.read_beside(factorial_report.ROWS, stage.__name__) for stage in stages
+    ]
+    more, deep, *_ = others
+    every = (rows, *others)
     for found, stage in zip(every, (factorial_plan.test, *stages), strict=True):
         # In the order of the plan, as far as the time went.
         left = map(factorial_cells.key_of, stage())
