@@ -2,10 +2,11 @@
 
     python examples/experiments/factorial_report.py
 
-reads test, amendment, depth, transformers and usual.jsonl.gz in docs/experiments/rows, writes the part of
-docs/evidence.md between the two marks, and the figures beside it. Rows of your own are taken with
-`--rows=runs/factorial/test.jsonl` (and those of the other stages beside it), and `--pack` puts
-them into the repository first. What is judged, and how, is docs/experiments/preregistration.md.
+reads test, amendment, depth, transformers and usual.jsonl.gz in docs/experiments/rows, writes the
+part of docs/evidence.md between the two marks, and the figures beside it. Rows of your own are
+taken with `--rows=runs/factorial/test.jsonl` (and those of the other stages beside it), and
+`--pack` puts them into the repository first. What is judged, and how, is
+docs/experiments/preregistration.md.
 """
 
 import gzip
