@@ -20,6 +20,8 @@ from keras_gamma.decay import doses
 # From this dose on, decay of residual_last γ beside skips whose γ do not decay cost accuracy in
 # ResNets of 8 and 14 layers (docs/evidence.md).
 HARMFUL_DOSE = 10.0
+HARMFUL_STRENGTH = 0.3  # of decoupled decay beside steps of a size of their own
+_ADAMS = ("adam", "adamw", "nadam")
 
 # Where a layer keeps a kernel, and where it may keep the regularizer of that kernel.
 _KERNELS = {
@@ -130,6 +132,14 @@ def tell_dose(
             "1 to 4 points of accuracy in ResNets of 8 and 14 layers, and helped one of 56 layers "
             "to train (docs/evidence.md). If yours is shallow: less decay, fewer steps, or "
             "--guidelines=none."
+        )
+    strongest = max(strength for _, strength in strengths)
+    if kind == "decoupled" and optimizer in _ADAMS and strongest >= HARMFUL_STRENGTH:
+        told += (
+            f" A step of {optimizer} is at most about η, so that γ cannot stay far above 1/λ "
+            f"({1 / strongest:.2g}). With λ = {HARMFUL_STRENGTH:g} decay of any γ cost small "
+            "transformers 1 point (pre-norm) and 3 (post-norm), from 1.2 on 4 and more "
+            "(docs/evidence.md): there, --guidelines=none."
         )
     return told
 

@@ -488,7 +488,10 @@ def test_the_binaries_tell_the_dose():
         "Over 300 steps decay alone would leave 47% of residual_last and interior γ (dose 0.75)."
     )
     told = tell_dose("adamw", "decoupled", 0.05, paper, lambda step: 1e-3, 1000, 0.9)
-    assert "(dose 0.05)" in told
+    assert "(dose 0.05)" in told and "1/λ" not in told
+    told = tell_dose("adamw", "decoupled", 0.5, paper, lambda step: 1e-3, 1000, 0.9)
+    assert "cannot stay far above 1/λ (2)" in told
+    assert "1/λ" not in tell_dose("sgd", "decoupled", 0.5, paper, lambda step: 1e-3, 1000, 0.9)
     assert "cost" in tell_dose("sgd", "coupled", 0.1, paper, lambda step: 0.05, 300, 0.9)
     # Seen with decay of residual_last beside skips without decay, and above the dose.
     assert "cost" not in tell_dose("sgd", "coupled", 0.1, every, lambda step: 0.05, 300, 0.9)
