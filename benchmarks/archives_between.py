@@ -6,7 +6,7 @@
 A few seconds each. `save` writes archives that bear the version in their names, and beside each
 what a step then does to the model it was made of: outputs, penalties, and which variables decay
 with gradients of zero. `load` loads every archive in the folder, does the same, and compares. It
-ends with an error if one differs; what Keras itself cannot load is told apart. Nothing is asked of
+ends with an error if one differs; what Keras itself cannot load or train is told apart. Nothing is asked of
 keras_gamma's records: the model itself tells.
 """
 
@@ -150,9 +150,9 @@ def short(error: Exception) -> str:
 
 
 def by_keras_alone(path: pathlib.Path) -> str | None:
-    """Why `keras.models.load_model` cannot load an archive, or `None` if it can."""
+    """Why what Keras loads from an archive cannot take a step, or `None` if it can."""
     try:
-        keras.models.load_model(path)
+        look(keras.models.load_model(path))
     except Exception as error:
         return short(error)
     return None
@@ -179,7 +179,7 @@ def load(folder: pathlib.Path) -> int:
         except Exception as error:
             cause = by_keras_alone(path)
             if cause is not None:
-                print(f"{path.stem} -> {here}: Keras itself cannot load it: {cause}")
+                print(f"{path.stem} -> {here}: Keras itself cannot load or train it: {cause}")
                 continue
             verdict = f"failed: {short(error)}"
         wrong += verdict != "the same"
