@@ -6,8 +6,8 @@
 A few seconds each. `save` writes archives that bear the version in their names, and beside each
 what a step then does to the model it was made of: outputs, penalties, and which variables decay
 with gradients of zero. `load` loads every archive in the folder, does the same, and compares. It
-ends with an error if one differs; what Keras itself cannot load or train is told apart. Nothing is asked of
-keras_gamma's records: the model itself tells.
+ends with an error if one differs; what Keras itself cannot load or train is told apart. Nothing is
+asked of keras_gamma's records: the model itself tells.
 """
 
 import json
