@@ -90,6 +90,21 @@ def test_importing_the_package_loads_no_backend():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+FIRST = sorted(set(keras_gamma.__all__) - {"__version__", "GammaPlan"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GammaPlan",
+        *(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.one_in(6)]) for n in FIRST),
+    ],
+)
+def test_any_public_name_may_be_the_first_import(name):
+    """Importing Keras has the optimizers imported: what they need may not be on its way then."""
+    subprocess.run([sys.executable, "-c", f"from keras_gamma import {name}"], check=True)
+
+
 def test_imports_keep_the_contracts_of_pyproject():
     pytest.importorskip("importlinter")
     check = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
