@@ -14,7 +14,7 @@ from examples.core.cli import Notice, Terminated, UsageError
 from examples.core.files import is_remote
 from examples.core.layerwise import learning_rate
 from examples.core.run_state import Progress, Run, restore_metrics
-from keras_gamma._keras.schedules import uncompiled
+from keras_gamma.decay.shrinkage import uncompiled
 from keras_gamma.dynamics import monitor_log, monitor_picture
 
 

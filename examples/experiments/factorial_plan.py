@@ -1,7 +1,7 @@
 """The runs of the factorial experiment, in the order in which they are done."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from examples.core.cli import UsageError
@@ -189,14 +189,13 @@ def tune_transformers(line: int | None = None) -> Iterator[Job]:
 TRANSFORMER_RATE_OF = {"pre": 1e-2, "post": 3e-3}
 
 
-def _transformers(cells: Iterator[dict[str, Cell]], seeds: range) -> Iterator[Job]:
+def _transformers(cells: Sequence[dict[str, Cell]], seeds: range) -> Iterator[Job]:
     """All subsets of the roles that there are, in cells by the position of the norm."""
     runs: list[Run] = []
-    strengths = list(cells)
     for position, rate in TRANSFORMER_RATE_OF.items():
         arms = (LAST_ALONE, TRUNK_ALONE, LAST_AND_TRUNK) if position == "pre" else (TRUNK_ALONE,)
         runs.append((transformer(rate, 0.0), NONE, position))
-        runs += [(cell[position], arm, position) for cell in strengths for arm in arms]
+        runs += [(cell[position], arm, position) for cell in cells for arm in arms]
     yield from blocks(tuple(runs), seeds)
 
 
@@ -208,7 +207,7 @@ def transformers_at(dose: float) -> dict[str, Cell]:
 def transformers(line: int | None = None) -> Iterator[Job]:
     """The third amendment, seed by seed."""
     _no_lines(line)
-    yield from _transformers(map(transformers_at, TRANSFORMER_DOSES), TRANSFORMER_SEEDS)
+    yield from _transformers(list(map(transformers_at, TRANSFORMER_DOSES)), TRANSFORMER_SEEDS)
 
 
 # The fourth amendment: the same at a λ that is usual for AdamW.
@@ -228,7 +227,7 @@ def transformers_as_usual() -> dict[str, Cell]:
 def usual(line: int | None = None) -> Iterator[Job]:
     """The fourth amendment, seed by seed."""
     _no_lines(line)
-    yield from _transformers(iter([transformers_as_usual()]), USUAL_SEEDS)
+    yield from _transformers([transformers_as_usual()], USUAL_SEEDS)
 
 
 STAGES = {

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_gamma._keras import names as _keras
-from keras_gamma._keras import schedules
+from keras_gamma._keras.schedules import uncompiled as uncompiled
 from keras_gamma.decay.inner_optimizers import has_factors, holds_several, parts
 from keras_gamma.decay.inner_optimizers import unwrap as unwrap
 
@@ -93,7 +93,7 @@ def number(value: Any, optimizer: Any) -> float:
     """A strength or a learning rate, as it is now: of a number, a variable or a schedule."""
     if value is None:
         return 0.0
-    with schedules.uncompiled():
+    with uncompiled():
         if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
             value = value(optimizer.iterations)
         elif callable(value) and not isinstance(value, keras.Variable):
@@ -103,7 +103,7 @@ def number(value: Any, optimizer: Any) -> float:
 
 def learning_rate(optimizer: Any) -> float:
     """The learning rate of the next step, of an optimizer that has one."""
-    with schedules.uncompiled():
+    with uncompiled():
         return number(optimizer.learning_rate, optimizer)
 
 

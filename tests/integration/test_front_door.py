@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -103,6 +104,13 @@ FIRST = sorted(set(keras_gamma.__all__) - {"__version__", "GammaPlan"})
 def test_any_public_name_may_be_the_first_import(name):
     """Importing Keras has the optimizers imported: what they need may not be on its way then."""
     subprocess.run([sys.executable, "-c", f"from keras_gamma import {name}"], check=True)
+
+
+def test_the_examples_use_nothing_private():
+    examples = sorted((PACKAGE.parent / "examples").rglob("*.py"))
+    private = re.compile(r"keras_gamma(\.\w+)*\._[a-z]|from keras_gamma[\w.]* import _")
+    assert len(examples) > 50
+    assert [path.name for path in examples if private.search(path.read_text("utf-8"))] == []
 
 
 def test_imports_keep_the_contracts_of_pyproject():
