@@ -19,12 +19,29 @@ Builder = Callable[[], keras.Model]
 Recipes = Iterator[tuple[str, Builder]]
 
 
+_WORDS = (
+    "Atto", "Femto", "Pico", "Nano", "XXTiny", "XTiny", "Tiny", "Mini", "Small", "Medium", "Base",
+    "Large", "XLarge", "Xlarge", "XXlarge", "Huge", "Giant",
+)  # fmt: skip
+_WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
+_SIZE = re.compile(
+    rf"(?:{_WORD})(?![a-z])"  # A word,
+    r"|(?<![Vv0-9])(?:X{0,2}[A-Z])?\d+(?:[A-Z](?![a-z]))?(?![0-9])"  # a number, not of a version,
+    r"|(?<=_)X{0,2}[A-Z](?=_|$)|(?<=[Nn]et|LOX)[A-Z]$|(?<=V\d|iT)X{0,2}[TSBMLH]$"  # or a letter.
+)
+
+
 def _first_of_each_family(names: list[str], every: bool) -> list[str]:
-    """Names that differ in sizes only (`RegNetX002`, `RegNetX004`) are one family."""
-    sizes = r"(Atto|Femto|Pico|Nano|Tiny|Small|Base|Large|XLarge|Huge|XXS|XS|[SMLB]?\d+[A-Z]*\d*)+"
+    """Names that differ in sizes only (`RegNetX002`, `RegNetX004`) are one family: its smallest."""
+
+    def size(name: str) -> list[int]:
+        words = re.findall(f"(?:{_WORD})(?![a-z])", name)
+        return [_WORDS.index(word) for word in words] or [_WORDS.index("Base")]
+
     families: dict[str, str] = {}
-    for name in sorted(names):
-        families.setdefault(name if every else re.sub(sizes, "", name), name)
+    for name in sorted(names, key=lambda name: (size(name), name)):
+        family = re.sub("_+", "_", _SIZE.sub("", name)).strip("_")
+        families.setdefault(name if every else family, name)
     return sorted(families.values())
 
 
