@@ -153,7 +153,7 @@ def test_it_survives_saving(tmp_path):
     project_scale_invariant(model)
     model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
-    loaded.compile(keras.optimizers.SGD(0.1), "mse")
+    loaded.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
     x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
     loaded.fit(x, np.ones((4, 2), "float32"), verbose=0)
     assert loaded.get_layer("depthwise").get_config()["depthwise_constraint"] is not None
