@@ -36,6 +36,7 @@ _TENSORFLOW = {
     "Maximum": "Maximum",
     "Minimum": "Minimum",
     "Abs": "Abs",
+    "Norm": "EuclideanNorm",
     "Sign": "Sign",
     "Clip": "ClipByValue",
     "Sort": "TopKV2 TopK",

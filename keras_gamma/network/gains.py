@@ -22,7 +22,7 @@ import numpy as np
 from keras_gamma._keras import layers as _layers
 from keras_gamma.network import operations
 from keras_gamma.network.calls import GainCall, NormCall
-from keras_gamma.network.graph import Kind
+from keras_gamma.network.graph import Kind, Node
 from keras_gamma.network.kernels import computed_kernel
 from keras_gamma.network.normalizations import (
     Normalization,
@@ -180,8 +180,9 @@ class Gains:
             if print_ is None or print_.size != values.size:
                 continue
             for neutral in (1.0, 0.0):
+                numbers = print_.ravel() + (1.0 - neutral)
                 # Numbers of half precision have three digits.
-                if np.allclose(values, print_.ravel() + (1.0 - neutral), atol=0.02):
+                if np.allclose(values, numbers, atol=0.02) or _is_multiple(values, numbers):
                     return Gain(layer, name, variable, neutral)
         return None
 
@@ -204,7 +205,7 @@ class Gains:
 
     def _note(self, gain: Gain, source: int, node: int) -> None:
         recording = self._recording
-        while recording.nodes[source].kind is Kind.IDENTITY:
+        while _only_scales(recording.nodes[source]):
             (source,) = recording.nodes[source].inputs
         if recording.nodes[source].kind is Kind.NORM and not self._has_scale(source):
             recording.calls.append(NormCall(gain.layer, _entry(gain), source))
@@ -248,6 +249,20 @@ def _scales_kernel(values: np.ndarray[Any, Any], numbers: np.ndarray[Any, Any]) 
         if ratios.min() > 0 and ratios.max() - ratios.min() <= _TOLERANCE * ratios.max():
             return True
     return False
+
+
+def _is_multiple(values: np.ndarray[Any, Any], numbers: np.ndarray[Any, Any]) -> bool:
+    """Whether `values` are `numbers` times one factor, as in `x * (self.gain * √channels)`."""
+    if numbers.size < _FEWEST:
+        return False
+    ratios = values / numbers
+    return bool(ratios.min() > 0 and ratios.max() - ratios.min() <= _TOLERANCE * ratios.max())
+
+
+def _only_scales(node: Node) -> bool:
+    """Whether a call leaves its input as it is, but for its form and a fixed factor."""
+    is_fixed = node.kind is Kind.LINEAR and node.factor and not node.weighted
+    return (node.kind is Kind.IDENTITY or is_fixed) and len(node.inputs) == 1
 
 
 def _entry(gain: Gain) -> Normalization:

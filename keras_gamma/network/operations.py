@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_gamma._keras import layers as _keras
 from keras_gamma.network.backend_operations import KERAS_NAMES
@@ -258,17 +259,23 @@ def divides(operation: Any) -> bool:
     return name_of(operation) in _QUOTIENTS
 
 
-def _is_large(value: Any) -> bool:
-    """Whether it is one number, and too large for an ε."""
+def _number(value: Any) -> float | None:
+    """The one number that a constant operand is, of Python, NumPy or a backend; else `None`."""
     if hasattr(value, "number"):  # of a backend's graph
         value = value.number() if value.shape in ((), (1,)) else None
     if value is None or isinstance(value, (keras.KerasTensor, keras.Variable)):
-        return False
+        return None
     if not isinstance(value, (int, float)):
-        if not keras.ops.is_tensor(value) or math.prod(value.shape) != 1:
-            return False
+        is_array = isinstance(value, (np.ndarray, np.generic)) or keras.ops.is_tensor(value)
+        if not is_array or math.prod(value.shape) != 1:
+            return None
         value = keras.ops.convert_to_numpy(value).item()
-    return isinstance(value, (int, float)) and abs(value) > _EPSILON
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _is_large(value: Any) -> bool:
+    """Whether it is one number, and too large for an ε."""
+    return abs(_number(value) or 0.0) > _EPSILON
 
 
 def power_of(operation: Any, args: Sequence[Any]) -> float | str | None:
@@ -292,8 +299,7 @@ def power_of(operation: Any, args: Sequence[Any]) -> float | str | None:
             return "quotient" if divides(operation) else "product"
         return -1.0 if divides(operation) and data == [1] else 1.0
     if name in ("Power", "FloatPower"):
-        exponent = args[1] if len(args) > 1 else None
-        return float(exponent) if isinstance(exponent, (int, float)) and data == [0] else None
+        return _number(args[1]) if len(args) > 1 and data == [0] else None
     if name in _POWERS:
         return _POWERS[name]
     if name in _SUMS and any(_is_large(arg) for arg in args):

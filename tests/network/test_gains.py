@@ -1,6 +1,7 @@
 """Gains of normalizations that are written out, and learned gains of other kinds."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers, ops
 
@@ -115,6 +116,73 @@ def test_a_kernel_without_a_gain_has_none():
     layer = ComputedKernel(lambda v, g: v / ops.sqrt(ops.sum(ops.square(v), (0, 1), True)))
     model = keras.Model(x, layer(x))
     assert find_roles(model).notes == ()
+
+
+class PortedBlock(layers.Layer):
+    """A block with all it has in one layer, its norm and its matrix, as ported code often is."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def build(self, shape):
+        self.by = self.add_weight(shape=shape[-1:], initializer="ones", name="by")
+        self.matrix = self.add_weight(shape=(shape[-1], shape[-1]), name="matrix")
+
+    def call(self, x):
+        return x + ops.matmul(self.form(x, self.by), self.matrix)
+
+
+def mean_square(x):
+    return ops.mean(ops.square(x), -1, keepdims=True) + 1e-6
+
+
+def l2(x):
+    return ops.normalize(x, axis=-1)
+
+
+def raw_powers(x, g):
+    import tensorflow as tf
+
+    return x * tf.pow(tf.reduce_mean(x**2, -1, keepdims=True) + 1e-6, -0.5) * g
+
+
+def raw_euclidean(x, g):
+    import tensorflow as tf
+
+    return x / (tf.math.reduce_euclidean_norm(x, axis=-1, keepdims=True) + 1e-6) * g
+
+
+SPELLINGS = {
+    "power_of_numpy": lambda x, g: x * ops.rsqrt(ops.mean(x ** np.float32(2), -1, True)) * g,
+    "power": lambda x, g: x * ops.power(mean_square(x), -0.5) * g,
+    "factor_in_front": lambda x, g: l2(x) * 8**0.5 * g,
+    "factor_behind": lambda x, g: l2(x) * g * 8**0.5,
+    "factor_of_the_gain": lambda x, g: l2(x) * (g * 8**0.5),
+    "divided": lambda x, g: l2(x) / 0.35 * g,
+    "raw_powers": raw_powers,
+    "raw_euclidean": raw_euclidean,
+}
+
+
+@pytest.mark.parametrize("form", SPELLINGS)
+def test_the_gain_of_a_written_out_normalization_is_its_gamma(form):
+    if form.startswith("raw") and not TENSORFLOW:
+        pytest.skip("raw TensorFlow code")
+    x = keras.Input((6, 8))
+    block = PortedBlock(SPELLINGS[form])
+    roles = find_roles(keras.Model(x, block(x)))
+    assert [(gamma.variable is block.by, str(gamma.role)) for gamma in roles] == [
+        (True, "residual_last")
+    ]
+    assert roles.notes == ()
+
+
+def test_numbers_that_follow_no_fingerprint_are_no_gain():
+    """A weight's mask has the weight's size, and not its numbers."""
+    x = keras.Input((6, 8))
+    block = PortedBlock(lambda x, g: l2(x) * ops.cast(ops.convert_to_tensor(g) > 0.9, "float32"))
+    assert len(find_roles(keras.Model(x, block(x)))) == 0
 
 
 class Large(layers.Layer):
