@@ -18,6 +18,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_gamma._keras import exclusions
 
@@ -78,8 +79,8 @@ def stand_in(
     variable: keras.Variable, shape: tuple[int, ...], value: Any, dtype: str = "float32"
 ) -> keras.Variable:
     """A new variable of another shape that has the name and path of `variable`."""
-    # No broadcast view: torch refuses to write to one in place.
-    content = keras.ops.convert_to_tensor(value, dtype) * keras.ops.ones(shape, dtype)
+    # Not a view: torch refuses to write to one in place. And NumPy's, which JAX need not compile.
+    content = np.array(np.broadcast_to(value, shape), "float32")
     new = keras.Variable(content, trainable=True, dtype=dtype, name=variable.name)
     new._path = variable.path
     return new

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_gamma._keras import at_once
 from keras_gamma._keras import names as _keras
 from keras_gamma.checks import resolution
 from keras_gamma.decay import penalties, shrinkage
@@ -52,13 +53,12 @@ def effects(
             stands for all of its kind: of its rank, on the exclude list or not, with its factor.
             Other optimizers are always asked about each.
     """
-    pulls: dict[Any, float] = {}
-    found = {}
-    for variable in variables:
-        key = id(variable) if thorough else _penalty_key(variable)
-        if key not in pulls:
-            pulls[key] = pull(variable)
-        found[id(variable)] = Effect(pulls[key], why_not="the model is not compiled")
+    keys = {id(v): id(v) if thorough else _penalty_key(v) for v in variables}
+    one_of_each = {keys[id(v)]: v for v in reversed(variables)}
+    pulls = dict(zip(one_of_each, _pulls(list(one_of_each.values())), strict=True))
+    found = {
+        id(v): Effect(pulls[keys[id(v)]], why_not="the model is not compiled") for v in variables
+    }
     if optimizer is None:
         return list(found.values())
     if not is_known(optimizer):
@@ -86,19 +86,23 @@ def _decayed(
     each = thorough or not _is_known(optimizer)
     kinds = [id(v) if each else _decay_key(optimizer, v) for v in variables]
     one_of_each = dict(zip(kinds, variables, strict=True))
+    # Without exclusions and factors, what it does may differ by less.
+    bare_kinds = [_bare_key(v, optimizer) if _is_known(optimizer) else id(v) for v in variables]
+    one_of_each_bare = dict(zip(bare_kinds, variables, strict=True))
     try:
         reason = shrinkage.why_not_lasting(optimizer)
         if reason:
             return [dataclasses.replace(one, why_not=reason) for one in known]
-        tried = list(one_of_each.values())
-        by_kind = dict(zip(one_of_each, shrinkage.decays(optimizer, tried), strict=True))
-        strengths = dict(zip(one_of_each, shrinkage.decays(optimizer, tried, True), strict=True))
+        by_kind, strengths = (
+            dict(zip(some, shrinkage.decays(optimizer, list(some.values()), bare), strict=True))
+            for some, bare in ((one_of_each, False), (one_of_each_bare, True))
+        )
     except Exception as error:
         text = " ".join(str(error).split())[:200]
         name = type(optimizer).__name__
         reason = f"{name} could not be tried out on a copy ({type(error).__name__}: {text})"
         return [dataclasses.replace(one, why_not=reason) for one in known]
-    taken, bare = [by_kind[kind] for kind in kinds], [strengths[kind].share for kind in kinds]
+    taken, bare = [by_kind[k] for k in kinds], [strengths[k].share for k in bare_kinds]
     shares = [one.share for one in taken]
     lost = resolution.lost(optimizer, variables, [one.pull for one in known], shares)
     return [
@@ -128,26 +132,50 @@ def _is_known(optimizer: Any) -> bool:
 def _decay_key(optimizer: Any, variable: keras.Variable) -> Any:
     """The same for variables that a Keras optimizer, or one of ours, decays alike."""
     factor = optimizer.factor(variable) if has_factors(optimizer) else 1.0
-    by_path = variable.path if hasattr(optimizer, "exclude_layers") else ""  # Muon's
-    written_over = bool(getattr(variable, "overwrite_with_gradient", False))
     is_decayed = _keras.is_decayed(optimizer, variable)
     to_start = has_factors(optimizer) and optimizer.leads_to_start(variable)
-    return len(variable.shape), is_decayed, factor, by_path, written_over, to_start
+    return _bare_key(variable, optimizer), is_decayed, factor, to_start
+
+
+def _bare_key(variable: keras.Variable, optimizer: Any) -> Any:
+    """The same for variables that it would decay alike, if none were excluded."""
+    by_path = variable.path if hasattr(optimizer, "exclude_layers") else ""  # Muon's
+    written_over = bool(getattr(variable, "overwrite_with_gradient", False))
+    return len(variable.shape), by_path, written_over
+
+
+def _pulls(variables: Sequence[keras.Variable]) -> list[float]:
+    """The `pull` of each."""
+    # A regularizer of the user's own may do more than to return a number.
+    together = [v for v in variables if type(v.regularizer) in _ELEMENTWISE]
+    if len(together) > at_once.MOST:
+        return [pull(v) for v in variables]
+    asked = at_once.at_once(lambda: [_penalties(v) for v in together])
+    known = {id(v): _slope(v, pair) for v, pair in zip(together, asked, strict=True)}
+    return [known[id(v)] if id(v) in known else pull(v) for v in variables]
 
 
 def pull(variable: keras.Variable) -> float:
     """The gradient of a variable's penalty where γ = 1, as a mean over its elements."""
-    regularizer = variable.regularizer
-    if regularizer is None:
-        return 0.0
+    return 0.0 if variable.regularizer is None else _slope(variable, _penalties(variable))
+
+
+def _penalties(variable: keras.Variable) -> list[Any]:
+    """A variable's penalty a step above where γ = 1, and as far below."""
+    start = 0.0 if isinstance(variable.regularizer, penalties.UnitOffsetL2) else 1.0
+    shape = _tried_shape(variable)
+    return [
+        variable.regularizer(keras.ops.full(shape, value, dtype="float32"))
+        for value in (start + _STEP, start - _STEP)
+    ]
+
+
+def _slope(variable: keras.Variable, pair: Sequence[Any]) -> float:
+    above, below = (float(keras.ops.convert_to_numpy(penalty)) for penalty in pair)
+    return (above - below) / (2 * _STEP) / math.prod(_tried_shape(variable))
+
+
+def _tried_shape(variable: keras.Variable) -> tuple[int, ...]:
     # Other regularizers may depend on the shape.
-    elementwise = type(regularizer) in _ELEMENTWISE
-    shape = shrinkage.small(variable) if elementwise else tuple(variable.shape)
-    start = 0.0 if isinstance(regularizer, penalties.UnitOffsetL2) else 1.0
-
-    def penalty(value: float) -> float:
-        content = keras.ops.full(shape, value, dtype="float32")
-        return float(keras.ops.convert_to_numpy(regularizer(content)))
-
-    slope = (penalty(start + _STEP) - penalty(start - _STEP)) / (2 * _STEP)
-    return slope / math.prod(shape)
+    elementwise = type(variable.regularizer) in _ELEMENTWISE
+    return shrinkage.small(variable) if elementwise else tuple(variable.shape)

@@ -37,7 +37,7 @@ def lost(
     Returns:
         A sentence for each variable; empty where it shrinks, or nothing is to shrink it.
     """
-    rate = shrinkage.learning_rate(optimizer)
+    rate = shrinkage.learning_rate(optimizer, once=True)
     peak: float | None = None  # Of a schedule, which may begin with a warm-up from 0.
     tried: dict[tuple[Any, ...], str] = {}
     found = []
@@ -47,7 +47,7 @@ def lost(
         if not strongest or rate * strongest > 8 * smallest:
             found.append("")
             continue
-        peak = _peak(optimizer) if peak is None else peak
+        peak = _peak(optimizer, rate) if peak is None else peak
         if not peak or peak * strongest > 8 * smallest:
             found.append("")
             continue
@@ -58,9 +58,8 @@ def lost(
     return found
 
 
-def _peak(optimizer: Any) -> float:
-    """The largest learning rate of a schedule, as far as powers of two show; else the only one."""
-    now = shrinkage.learning_rate(optimizer)
+def _peak(optimizer: Any, now: float) -> float:
+    """The largest learning rate of a schedule, as far as powers of two show; else the one `now`."""
     schedule = type(optimizer).get_config(optimizer).get("learning_rate")
     if not isinstance(schedule, dict):
         return now

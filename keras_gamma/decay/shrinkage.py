@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_gamma._keras import names as _keras
+from keras_gamma._keras.at_once import at_once, step_of
 from keras_gamma._keras.schedules import uncompiled as uncompiled
 from keras_gamma.decay.inner_optimizers import has_factors, holds_several, parts
 from keras_gamma.decay.inner_optimizers import unwrap as unwrap
@@ -101,8 +102,15 @@ def number(value: Any, optimizer: Any) -> float:
     return float(keras.ops.convert_to_numpy(value))
 
 
-def learning_rate(optimizer: Any) -> float:
-    """The learning rate of the next step, of an optimizer that has one."""
+def learning_rate(optimizer: Any, once: bool = False) -> float:
+    """The learning rate of the next step, of an optimizer that has one.
+
+    Args:
+        optimizer: a Keras optimizer, unwrapped.
+        once: bool, whether it will not be asked again soon: then JAX is quicker with one program.
+    """
+    if once:
+        return float(keras.ops.convert_to_numpy(at_once(lambda: optimizer.learning_rate)))
     with uncompiled():
         return number(optimizer.learning_rate, optimizer)
 
@@ -203,13 +211,22 @@ def decays(optimizer: Any, variables: Sequence[keras.Variable], bare: bool = Fal
         stand_in.assign(np.ones(stand_in.shape, "float32"))
     if not bare:
         _keras.copy_exclusions(optimizer, made, zip(variables, stand_ins, strict=True))
-    made.apply([keras.ops.zeros(s.shape) for s in stand_ins], stand_ins)
+    after = _step(made, stand_ins)
     # What float8 training keeps beside a kernel is written over by its "gradient".
     written_over = [getattr(v, "overwrite_with_gradient", False) for v in variables]
     return [
-        Taken(0.0) if over else _taken(stand_in, eta)
-        for stand_in, over in zip(stand_ins, written_over, strict=True)
+        Taken(0.0) if over else _taken(values, eta)
+        for values, over in zip(after, written_over, strict=True)
     ]
+
+
+def _step(optimizer: Any, variables: list[keras.Variable]) -> list[Any]:
+    """The values of `variables` after a step with gradients of zero."""
+    gradients = [np.zeros(v.shape, "float32") for v in variables]
+    if is_of_keras(optimizer):
+        return step_of(optimizer, gradients, variables)
+    optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], variables)
+    return [keras.ops.convert_to_numpy(v) for v in variables]
 
 
 def _zero_and_one(shape: tuple[int, ...]) -> Any:
@@ -217,10 +234,10 @@ def _zero_and_one(shape: tuple[int, ...]) -> Any:
     return np.arange(math.prod(shape), dtype="float32").reshape(shape) >= math.prod(shape) / 2
 
 
-def _taken(stand_in: keras.Variable, eta: float) -> Taken:
+def _taken(values: Any, eta: float) -> Taken:
     moved, stayed = (
         0.0 if abs(1.0 - float(half.mean())) < 1e-6 else (1.0 - float(half.mean())) / eta
-        for half in keras.ops.convert_to_numpy(stand_in).astype("float64").reshape(2, -1)
+        for half in values.astype("float64").reshape(2, -1)
     )
     return Taken(stayed or moved, to_start=bool(moved) and not stayed)
 
