@@ -60,17 +60,23 @@ def claimed(directory: Path, work: str) -> Iterator[None]:
         yield
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Writes `content` to `path`: whenever the machine stops, the old or the new file is there.
 
     An object store shows what is written when it is whole, and not before. Elsewhere, the temporary
     file lies beside `path`, because a rename is atomic only within one file system.
+
+    Args:
+        path: of the file.
+        content: of it.
+        durable: whether to wait until the disk has it. Without, all that a killed process has
+            written is there, but after a power cut it may not be.
     """
     if is_remote(path):
         path.write_bytes(content)
         return
     with told_if_full(path):
-        _replace(path, content)
+        _replace(path, content, durable)
 
 
 @contextlib.contextmanager
@@ -91,7 +97,7 @@ def told_if_full(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: bytes, durable: bool) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     # Not `tempfile`, whose files only their owner can read: here the umask is to decide.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
@@ -100,12 +106,23 @@ def _replace(path: Path, content: bytes) -> None:
         with os.fdopen(fd, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+    if durable:
+        _sync_directory(path.parent)
+
+
+def make_durable(path: Path) -> None:
+    """Waits until the disk has a file that was written without waiting."""
+    if is_remote(path) or not path.exists():
+        return
+    with told_if_full(path), open(path, "rb+") as file:
+        os.fsync(file.fileno())
     _sync_directory(path.parent)
 
 

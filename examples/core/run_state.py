@@ -28,7 +28,14 @@ import keras
 import numpy as np
 
 from examples.core.cli import UsageError
-from examples.core.files import claimed, remove_leftovers, to_path, told_if_full, write_atomic
+from examples.core.files import (
+    claimed,
+    make_durable,
+    remove_leftovers,
+    to_path,
+    told_if_full,
+    write_atomic,
+)
 from examples.core.settings import differences
 
 _FORMAT = 1
@@ -139,7 +146,9 @@ class Run:
         writer = csv.DictWriter(text, fieldnames=list(progress.rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(progress.rows)
-        write_atomic(self.log_path, text.getvalue().encode())
+        # The checkpoint holds the same rows, and a run that goes on writes them again; see
+        # `write_metrics` for one that has finished.
+        write_atomic(self.log_path, text.getvalue().encode(), durable=False)
 
     def save_model(self, model: keras.Model) -> None:
         """Writes the model in Keras' format."""
@@ -151,6 +160,7 @@ class Run:
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Writes the results; from then on the run counts as finished."""
+        make_durable(self.log_path)
         write_json(self.metrics_path, metrics)
 
     def _files(self) -> list[Path]:

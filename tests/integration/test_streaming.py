@@ -307,6 +307,11 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path, monkeypatch):
         files.write_atomic(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    files.write_atomic(tmp_path / "a", b"at once", durable=False)  # The disk is not waited for.
+    assert (tmp_path / "a").read_bytes() == b"at once"
+    with pytest.raises(UsageError, match=r"no space is left for .*a: free some"):
+        files.make_durable(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 # --- models ---------------------------------------------------------------------------------------
