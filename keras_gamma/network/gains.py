@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from keras_gamma._keras import layers as _layers
-from keras_gamma.network import operations
+from keras_gamma.network import einsums, operations
 from keras_gamma.network.calls import GainCall, NormCall
 from keras_gamma.network.graph import Kind, Node
 from keras_gamma.network.kernels import computed_kernel
@@ -89,9 +89,12 @@ class Gains:
     ) -> None:
         """Notes the gain in a product of data, written as `node`."""
         self._look_at_kernel(operation, args, node, scope)
-        if operations.name_of(operation) == "Multiply" and len(args) == 2:
-            operand = next((a for a in args if self._recording.number_of(a) is None), None)
-            self.look_at(operand, node, scope)
+        name = operations.name_of(operation) if len(args) == 2 else None
+        if name not in ("Multiply", "Einsum"):
+            return
+        fixed = [i for i, arg in enumerate(args) if self._recording.number_of(arg) is None]
+        if fixed and (name == "Multiply" or einsums.scales_elements(operation, 1 - fixed[0])):
+            self.look_at(args[fixed[0]], node, scope)
 
     def look_at(self, operand: Any, node: int, scope: Sequence[keras.Layer]) -> None:
         """Notes a gain that data are multiplied by, written as `node`, if `operand` is one."""

@@ -141,6 +141,12 @@ def l2(x):
     return ops.normalize(x, axis=-1)
 
 
+def raw_einsum(x, g):
+    import tensorflow as tf
+
+    return tf.einsum("bld,d->bld", tf.nn.l2_normalize(x, -1), tf.convert_to_tensor(g))
+
+
 def raw_powers(x, g):
     import tensorflow as tf
 
@@ -160,6 +166,9 @@ SPELLINGS = {
     "factor_behind": lambda x, g: l2(x) * g * 8**0.5,
     "factor_of_the_gain": lambda x, g: l2(x) * (g * 8**0.5),
     "divided": lambda x, g: l2(x) / 0.35 * g,
+    "einsum": lambda x, g: ops.einsum("bld,d->bld", l2(x), g),
+    "einsum_in_front": lambda x, g: ops.einsum("d, ...d -> ...d", g, l2(x)),
+    "raw_einsum": raw_einsum,
     "raw_powers": raw_powers,
     "raw_euclidean": raw_euclidean,
 }
@@ -176,6 +185,12 @@ def test_the_gain_of_a_written_out_normalization_is_its_gamma(form):
         (True, "residual_last")
     ]
     assert roles.notes == ()
+
+
+def test_an_einsum_that_adds_up_has_no_gain():
+    x = keras.Input((6, 8))
+    block = PortedBlock(lambda x, g: x * ops.einsum("bld,d->bl", l2(x), g)[..., None])
+    assert len(find_roles(keras.Model(x, block(x)))) == 0
 
 
 def test_numbers_that_follow_no_fingerprint_are_no_gain():
