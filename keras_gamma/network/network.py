@@ -29,6 +29,8 @@ class Network:
             on each call to a `Computed`.
         measured: dict from the id of a γ that acts through closed code to the name of the role that
             running shows, and a sentence; see `keras_gamma.checks.measure`.
+        written_out: dict from the node of each normalization that is written out to the layer whose
+            `call` does so.
         rejected: ids of layers that look like normalizations but do not behave as one.
         inputs: tuple of the `KerasTensor`s it was traced on.
         steps: tuple of `Step`, in the order of computation.
@@ -57,6 +59,7 @@ class Network:
     outputs: tuple[keras.KerasTensor, ...]
     computed: dict[int, Computed] = dataclasses.field(default_factory=dict)
     measured: dict[int, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    written_out: dict[int, keras.Layer] = dataclasses.field(default_factory=dict)
     _derived: dict[Callable[[Graph], Any], Any] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )

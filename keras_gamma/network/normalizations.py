@@ -167,6 +167,15 @@ def _scale_candidates(layer: keras.Layer) -> list[str]:
     return sorted(variables, key=order)
 
 
+def may_be_scale(name: str, variable: keras.Variable) -> bool:
+    """Whether a variable is a vector, and by its names and values no bias: zeros are one."""
+    if not variable.trainable or sum(size != 1 for size in variable.shape) != 1:
+        return False
+    names = {name.lower(), variable.name.lower()}
+    is_bias = any(one.strip("_").endswith(SHIFT_NAMES) for one in names)
+    return not is_bias and bool(np.any(keras.ops.convert_to_numpy(variable)))
+
+
 def looks_like_normalization(layer: keras.Layer) -> bool:
     """Whether `layer` has a scale and is named, or built, as normalizations are."""
     if _keras.has_sublayers(layer) or is_layer_scale(layer):

@@ -37,6 +37,8 @@ class Recording:
         computed: dict from the id of each layer whose kernel was computed to a `Computed`.
         powers: dict from a node's number to how it depends on the scale of its inputs, see
             `operations.power_of`.
+        written_out: dict from the number of each normalization that is written out to the layer
+            whose `call` does so.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,7 @@ class Recording:
         self.opaque: dict[int, str] = {}
         self.computed: dict[int, Computed] = {}
         self.powers: dict[int, float | str | None] = {}
+        self.written_out: dict[int, keras.Layer] = {}
         # id(tensor) -> number of its node, or None for a tensor without a scale (a mask).
         self._number: dict[int, int | None] = {}
         self._constant: set[int] = set()  # ids of tensors that no input takes part in
@@ -143,6 +146,7 @@ class Recording:
         """Takes back all that was written since."""
         for number in range(mark.nodes, len(self.nodes)):
             self.powers.pop(number, None)
+            self.written_out.pop(number, None)
         for tensor in self._alive[mark.tensors :]:
             self._number.pop(id(tensor), None)
             self._constant.discard(id(tensor))

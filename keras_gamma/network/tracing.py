@@ -118,6 +118,7 @@ def _follow(
         steps=tuple(recording.steps),
         outputs=tuple(outputs),
         computed=dict(recording.computed),
+        written_out=dict(recording.written_out),
     )
     return network, gains.unresolved
 

@@ -150,6 +150,8 @@ class Writer:
             )
             recording.assign(tensor, number)
             recording.powers[number] = power
+            if kind is Kind.NORM and self.scope:
+                recording.written_out[number] = self.scope[-1]
             if call.parts:
                 self.gains.absorb(number, call.parts)
             self.gains.look(operation, args, number, self.scope)

@@ -176,6 +176,7 @@ def find_roles(model: keras.Model | Network, inputs: Any = None) -> RoleReport:
             found[key].verdicts = [Verdict(Role(role), shown)]
     gains = _gains(network, found)
     known = {id(note.variable) for note in gains}
+    gains += _unrecognized(network, known | found.keys())
     notes = [n for n in notes if n.variable is None or id(n.variable) not in known] + gains
     seen: collections.Counter[str] = collections.Counter()
     return RoleReport([*_entries(found.values(), seen)], _numbered(notes, seen))
@@ -236,10 +237,30 @@ def _with_computed_kernel(layer: keras.Layer, network: Network) -> list[Note]:
 _DECAY = (
     "Decay on what a kernel is computed from does not shorten the kernel as it would elsewhere."
 )
+_UNRECOGNIZED = (
+    "Its layer writes out a normalization, and how this variable enters was not recognized. If it "
+    "is the γ, normalize in a layer of its own, and keras_gamma.register_normalization."
+)
 _NOT_BUILT = (
     "It is not built, and no call of it was seen: what it holds is not known yet. Call the model "
     "once on data, or pass `inputs` that reach it, then look again."
 )
+
+
+def _unrecognized(network: Network, known: Container[int]) -> list[Note]:
+    """What may be the γ of a normalization that is written out, where none was recognized."""
+    scaled = {call.node for call in network.calls}
+    layers = {id(one): one for node, one in network.written_out.items() if node not in scaled}
+    notes = []
+    for layer in layers.values():
+        if is_layer_of_keras(layer):
+            continue
+        for name, variable in normalizations.variables_by_name(layer).items():
+            if id(variable) not in known and normalizations.may_be_scale(name, variable):
+                notes.append(
+                    Note(variable.path, layer, "unrecognized", _UNRECOGNIZED, variable=variable)
+                )
+    return notes
 
 
 def _gains(network: Network, found: Container[int]) -> list[Note]:

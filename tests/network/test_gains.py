@@ -187,6 +187,32 @@ def test_the_gain_of_a_written_out_normalization_is_its_gamma(form):
     assert roles.notes == ()
 
 
+UNRECOGNIZED = {
+    "logarithm": lambda x, g: l2(x) * ops.exp(g),
+    "spread": lambda x, g: l2(x) * ops.broadcast_to(g, (2, 6, 8)),
+    "halves": lambda x, g: ops.concatenate([l2(x)[..., :4] * g[:4], x[..., 4:]], -1),
+}
+
+
+@pytest.mark.parametrize("form", UNRECOGNIZED)
+def test_what_may_be_the_gamma_of_a_written_out_normalization_is_never_silent(form):
+    x = keras.Input((6, 8), batch_size=2)
+    block = PortedBlock(UNRECOGNIZED[form])
+    roles = find_roles(keras.Model(x, block(x)))
+    assert len(roles) == 0
+    assert [(note.variable is block.by, note.kind, note.role) for note in roles.notes] == [
+        (True, "unrecognized", None)
+    ]
+
+
+def test_a_bias_beside_a_normalization_without_a_gain_is_no_candidate():
+    x = keras.Input((6, 8))
+    block = PortedBlock(lambda x, g: l2(x) + g)
+    model = keras.Model(x, block(x))
+    block.by.assign(ops.zeros(8))  # As biases start.
+    assert find_roles(model).notes == ()
+
+
 def test_an_einsum_that_adds_up_has_no_gain():
     x = keras.Input((6, 8))
     block = PortedBlock(lambda x, g: x * ops.einsum("bld,d->bl", l2(x), g)[..., None])
