@@ -221,10 +221,12 @@ class Follower:
         def hold(value: Any) -> Any:
             if not keras.ops.is_tensor(value) or not _is_float(value):
                 return value
+            if isinstance(raw, RawCode) and raw.holds(value):  # computed in the run, from weights
+                value = raw.number_of(value)
             return self._writer.source(value, f"data held by {layer.name}")
 
-        args, kwargs = tree.map_structure(hold, (args, kwargs))
         raw = self._raw
+        args, kwargs = tree.map_structure(hold, (args, kwargs))
         with self._running(None):
             outputs = call(layer, *args, **kwargs)
         return outputs if raw is None else raw.take_in(outputs)

@@ -48,6 +48,10 @@ class RawCode:
         """Whether `value` is a tensor of this run."""
         return bool(self._graph.holds(value))
 
+    def number_of(self, value: Any) -> Any:
+        """The numbers in a tensor of this run that follows from no input."""
+        return self._graph.evaluate(value)
+
     def call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Calls a layer inside the run: on symbolic tensors, outside of the graph."""
         args, kwargs = self._to_symbols((args, kwargs))

@@ -52,6 +52,32 @@ def test_a_class_token_is_a_constant():
     assert roles(model) == {"pre": "residual_last", "final": "trunk"}
 
 
+@on_tensorflow
+def test_learned_queries_that_raw_code_hands_to_a_norm_are_numbers():
+    """As in a Perceiver. Verification runs each step, so a tensor of the trace would stop it."""
+    import tensorflow as tf
+
+    class Queries(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.attention = layers.MultiHeadAttention(1, 8)
+            self.query, self.data, self.final = norm("query"), norm("data"), norm("final")
+            self.head = layers.Dense(2)
+
+        def build(self, shape):
+            self.latents = self.add_weight(shape=(3, 8), initializer="random_normal")
+
+        def call(self, x):
+            y = tf.broadcast_to(self.latents[None], (tf.shape(x)[0], 3, 8))
+            return self.head(self.final(y + self.attention(self.query(y), self.data(x))))
+
+    model, inputs = Queries(), np.random.default_rng(0).normal(size=(2, 5, 8))
+    expected = {"query": "other", "data": "interior", "final": "trunk"}
+    assert roles(model, inputs.astype("float32")) == expected
+    told = {e.path.split("/")[-2]: str(e.agreement) for e in verify(model)}
+    assert told == {"query": "not testable", "data": "agree", "final": "agree"}
+
+
 def test_a_table_that_a_layer_computes_from_weights_alone_is_no_operand_of_a_join():
     class Positions(layers.Layer):
         def build(self, shape):
