@@ -50,6 +50,11 @@ def scaled(value: Any, factor: float) -> Any:
     return value * keras.ops.cast(factor, keras.backend.standardize_dtype(value.dtype))
 
 
+def next_to_nothing(value: Any) -> Any:
+    """A value times the least factor that leaves its digits."""
+    return scaled(value, 2.0**-12 if _is_half(value) else 2.0**-60)
+
+
 def power(run: Run, values: Values, outputs: Values, operand: int) -> dict[int, Power]:
     """How each output grows with one operand.
 
@@ -77,6 +82,12 @@ def power(run: Run, values: Values, outputs: Values, operand: int) -> dict[int, 
         for key in left:
             pair = _without_masked(_some(first[key]), _some(second[key]))
             found[key] = _growth(*pair, large / small)
+        if any(found[key].degree is None for key in left):
+            # 1 + w·x with a small w: the constant drowns what grows.
+            none = run({operand: scaled(values[operand], 0.0)})
+            for key in left:
+                if found[key].degree is None:
+                    found[key] = _growth_beyond(none[key], first[key], second[key], large / small)
     return found
 
 
@@ -179,6 +190,13 @@ def _growth(first: Any, second: Any, factor: float) -> Power:
     return Power(round(degree, 1), False) if abs(degree) > _BOUNDED else Power(None, False)
 
 
+def _growth_beyond(base: Any, first: Any, second: Any, factor: float) -> Power:
+    """The power for large factors of what is added to a constant."""
+    constant, small, large = (_some(value) for value in (base, first, second))
+    kept = np.isfinite([constant, small, large]).all(0)
+    return _growth((small - constant)[kept], (large - constant)[kept], factor)
+
+
 def combination(
     run: Run, values: Values, operands: Sequence[int], seed: int = 0, positive: bool = True
 ) -> Combination:
@@ -242,6 +260,8 @@ def is_linear(
         if not is_float(value):
             continue
         first, second, whole, base = (_some(result[key]) for result in results)
+        kept = np.isfinite(base)  # What is padded with −∞ takes nothing from the operands.
+        first, second, whole, base = first[kept], second[kept], whole[kept], base[kept]
         off = np.abs(first + second - whole - base).max(initial=0.0)
         if not off <= _EXACT * max(np.abs(whole - base).max(initial=0.0), 1e-30):
             return False
@@ -256,6 +276,15 @@ def sums_to_one(value: Any) -> bool:
     return any(
         values.shape[axis] > 1 and bool(np.abs(values.sum(axis) - 1.0).max() < 1e-2)
         for axis in range(1, values.ndim)
+    )
+
+
+def is_saturated(value: Any) -> bool:
+    """Whether a value is that of gates that are open or closed, and nothing between."""
+    values = _some(value)
+    ends = np.round(values)
+    return bool(
+        values.size and np.abs(values).max() <= 1.001 and np.abs(values - ends).max() < 1e-6
     )
 
 

@@ -376,7 +376,7 @@ class _Step:
             exact = all(state.exact for state in states.values())
             if abs(joint) > 0.05:
                 return State(Mode.SCALES, joint, exact, best.closed)
-            return self._end(states, best._replace(exact=exact))
+            return self._end(states, best._replace(exact=exact), output)
         degree, exact, modes = 0.0, True, set()
         for key, state in states.items():
             power = self._power(key)[output]
@@ -398,14 +398,24 @@ class _Step:
         if Mode.SCALES in modes and abs(degree) > 0.05:
             return State(Mode.SCALES, degree, exact, best.closed)
         if Mode.SCALES in modes or not modes:
-            return self._end(states, best._replace(exact=exact and best.exact))
+            return self._end(states, best._replace(exact=exact and best.exact), output)
         return State(max(modes), 1.0, False, best.closed)
 
-    def _end(self, states: dict[int, State], best: State) -> tuple[Event, State]:
+    def _end(self, states: dict[int, State], best: State, output: int) -> tuple[Event, State]:
         """How paths end whose scale does not show."""
         if not self.is_norm and not self._shows(list(states)):
             return Event.HIDDEN, best
+        if not self.is_norm and self._is_saturated(list(states), output):
+            return Event.HIDDEN, best
         return Event.ABSORBED, best
+
+    def _is_saturated(self, keys: list[int], output: int) -> bool:
+        """Whether a gate or a softmax is fully open or closed, and would not be for less."""
+        visit = self.visit
+        if not probes.is_saturated(visit.raw[output]):
+            return False
+        less = {key: probes.next_to_nothing(visit.values[key]) for key in keys}
+        return not probes.is_saturated(visit.run(less)[output])
 
     def _joint_degree(self, states: dict[int, State], output: int) -> float | None:
         """The power by which an output grows with operands that tell none one by one."""

@@ -167,8 +167,11 @@ def varies(value: Any, tolerance: float = 1e-6) -> bool:
     values = array(value)
     if values.ndim == 0 or values.shape[0] < 2:
         return True  # It cannot be told: what is computed from the inputs counts as following them.
-    spread = np.abs(values[1:] - values[:1]).max(initial=0.0)
-    return bool(spread > tolerance * np.abs(values).max(initial=0.0))
+    first, others = np.broadcast_arrays(values[:1], values[1:])
+    kept = np.isfinite(first) & np.isfinite(others)  # Pooling may pad with −∞.
+    spread = np.abs(others[kept] - first[kept]).max(initial=0.0)
+    size = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    return bool(spread > tolerance * size or (others[~kept] != first[~kept]).any())
 
 
 def is_float(value: Any) -> bool:

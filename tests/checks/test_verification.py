@@ -178,6 +178,48 @@ def test_a_kernel_of_zeros_hides_nothing():
     assert (one.measured, one.agreement) == ("residual_last", "agree")
 
 
+def test_a_gate_that_starts_at_one_hides_nothing():
+    """As in gMLP: what it makes of γ is far below its constant."""
+    x = keras.Input((6, 8))
+    a, b = ops.split(layers.Dense(16, activation="gelu")(layers.LayerNormalization()(x)), 2, -1)
+    b = layers.Permute((2, 1))(layers.LayerNormalization(name="gate")(b))
+    tiny = keras.initializers.TruncatedNormal(stddev=1e-6)
+    b = layers.Dense(6, kernel_initializer=tiny, bias_initializer="ones")(b)
+    y = layers.Dense(8)(a * layers.Permute((2, 1))(b))
+    assert [e.measured for e in verify(keras.Model(x, x + y))] == ["residual_last"] * 2
+
+
+def test_a_padding_of_minus_infinity_hides_nothing():
+    x = keras.Input((8, 8, 3))
+    h = layers.Conv2D(4, 3, padding="same")(x)
+    h = ops.pad(h, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=-np.inf)
+    h = layers.MaxPooling2D(3, 2)(h)
+    y = layers.ReLU()(layers.BatchNormalization(name="first")(layers.Conv2D(4, 1)(h)))
+    y = layers.BatchNormalization(name="last")(layers.Conv2D(4, 1)(y))
+    s = ops.pad(h, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=-np.inf)
+    found = verify(keras.Model(x, layers.MaxPooling2D(3, 1)(s) + y))
+    assert [e.measured for e in found] == ["interior", "residual_last"]
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_a_saturated_end_tells_nothing(activation):
+    """It seems to absorb γ; the same model with smaller logits does not."""
+    for size, agreement in ((1e6, "not testable"), (1e-1, "agree")):
+        x = keras.Input((8,))
+        h = layers.LayerNormalization(name="last")(layers.Dense(8)(x))
+        kernel = keras.initializers.RandomNormal(stddev=size, seed=1)
+        y = layers.Dense(4, activation=activation, kernel_initializer=kernel)(h)
+        [one] = verify(keras.Model(x, y))
+        assert (one.role, one.agreement) == ("trunk", agreement)
+
+
+def test_a_sign_absorbs_the_scale():
+    x = keras.Input((8,))
+    h = layers.LayerNormalization(name="ln")(layers.Dense(8)(x))
+    [one] = verify(keras.Model(x, layers.Dense(2)(ops.sign(h))), {"ln/gamma": "interior"})
+    assert one.agreement == "agree"
+
+
 def test_a_frozen_norm():
     model = residual()
     model.get_layer("bn").trainable = False
