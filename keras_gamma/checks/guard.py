@@ -20,9 +20,10 @@ class DecayGuard(keras.callbacks.Callback):  # type: ignore[misc, unused-ignore]
     for the variables (one for all that Keras treats alike), in the dtype that is trained in.
     Nothing of the model is copied or changed: weights, the optimizer's state, the count of steps
     and random seeds stay as they are. It costs less than five steps of training, once in each
-    `fit`, and again if the model is compiled anew in between. It works with every strategy, backend
-    and optimizer; what it cannot look at (a `train_step` of the model's own, a step that JAX had
-    compiled before the guard came) it names in a warning.
+    `fit` (on JAX, which compiles what is asked, some tenths of a second), and again if the model is
+    compiled anew in between. It works with every strategy, backend and optimizer; what it cannot
+    look at (a `train_step` of the model's own, a step that JAX had compiled before the guard came)
+    it names in a warning.
 
     Args:
         plan: what was decided: a `GammaPlan`, a `DecayPlan`, or a list of both. By default, what
