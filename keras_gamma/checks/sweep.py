@@ -131,6 +131,7 @@ class _Runner:
         """Takes down one step."""
         sources = [self._by_id[key] for key in visit.values if key in self._by_id]
         if not sources:
+            self._see_held(visit)
             return
         facts = _Step(visit, {key: self._by_id.get(key) for key in visit.values}, self._graph)
         states = self._states_after(facts)
@@ -148,6 +149,16 @@ class _Runner:
                 if tensor.varies:
                     found[place] = State(Mode.SCALES)
             self._result.states[tensor.number] = found
+
+    def _see_held(self, visit: Visit) -> None:
+        """Data that the model holds itself are a source, as inputs are."""
+        for symbol, number in zip(symbolic(visit.step.outputs), visit.step.numbers, strict=True):
+            if number is not None and self._graph.nodes[number].kind is Kind.INPUT:
+                value = visit.outputs[id(symbol)]
+                tensor = self._new(id(symbol), self._label(number, visit))
+                tensor.size = int(np.prod(value.shape))
+                tensor.varies = is_float(value) and varies(value)
+                self._by_node[number] = tensor
 
     def finish(self, outputs: Iterable[keras.KerasTensor]) -> Sweep:
         """What reaches the model's outputs, and what lies on the way to them."""

@@ -471,3 +471,24 @@ def test_what_reading_must_leave_open_is_measured():
         assert changed == {path for path in right if path.startswith("block")}
     plan = keras_gamma.apply_guidelines(network, l2=0.5)
     assert {e.path for e in plan if str(e.decision) == "apply"} == set(right)
+
+
+def test_behind_data_that_the_model_holds_itself_roles_are_told():
+    """As in a graph network: the inputs are indices into features of its own."""
+
+    class Lookup(keras.Model):
+        def __init__(self):
+            super().__init__()
+            features = np.random.default_rng(0).normal(size=(10, 4))
+            self.features = keras.ops.convert_to_tensor(features.astype("float32"))
+            self.first, self.last = (keras.layers.BatchNormalization(name=n) for n in ("a", "b"))
+            self.project, self.branch, self.head = (keras.layers.Dense(4) for _ in range(3))
+
+        def call(self, indices):
+            x = self.project(self.first(self.features))
+            x = x + self.branch(keras.ops.relu(self.last(x)))
+            return keras.ops.take(self.head(x), indices, axis=0)
+
+    evidence = verify(Lookup(), inputs=np.arange(4, dtype="int32"))
+    found = [(e.path.split("/")[-2], str(e.measured), str(e.agreement)) for e in evidence]
+    assert found == [("a", "trunk", "agree"), ("b", "residual_last", "agree")]
