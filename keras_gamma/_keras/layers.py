@@ -8,7 +8,12 @@ Private names used here, and why there is no public way:
   in `model.summary()`, from one that was made a moment ago.
 * `KerasTensor._keras_history`: the input layer behind an input, whose name the user knows.
 * `KerasTensor._keras_mask`: whether a mask goes along.
+* The attributes of a layer that does nothing: Keras' bookkeeping, which any layer has. (What begins
+  with `_self_` is TensorFlow's.)
 """
+
+import functools
+from typing import Any
 
 import keras
 
@@ -29,6 +34,21 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
 def has_sublayers(layer: keras.Layer) -> bool:
     """Whether `layer` owns any layer."""
     return bool(layer._layers)
+
+
+def own_attributes(layer: keras.Layer) -> dict[str, Any]:
+    """The attributes that `layer` was given by its own class, without Keras' bookkeeping."""
+    skipped = _bookkeeping()
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if name not in skipped and not name.startswith("_self_")
+    }
+
+
+@functools.cache
+def _bookkeeping() -> frozenset[str]:
+    return frozenset(vars(keras.Layer(name="bookkeeping")))
 
 
 def has_mask(tensor: keras.KerasTensor) -> bool:

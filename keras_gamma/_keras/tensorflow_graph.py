@@ -7,11 +7,14 @@ Private names used here, and why there is no public way:
 
 * `tf.__internal__.FuncGraph`: the graph of a `tf.function` while it is being traced, in which
   calls of layers can be cut out. (Keras infers shapes in the same way.)
+* `FuncGraph._create_op_internal`: where a constant becomes an operation, so that each is made once.
+* `keras.Variable._value`: the TensorFlow variable itself; `value` may be a cast of it.
 """
 
 import contextlib
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -95,7 +98,8 @@ class Constant:
     """
 
     def __init__(self, graph: "ScratchGraph", tensor: Any) -> None:
-        self.handles = graph.handles_behind(tensor)
+        self._behind = graph.captured_behind(tensor)
+        self.handles = {key: one for key, one in self._behind.items() if graph.is_handle(one)}
         self.shape = tuple(tensor.shape) if tensor.shape.rank is not None else None
         self._graph = graph
         self._tensor = tensor
@@ -104,9 +108,54 @@ class Constant:
         """Its value."""
         return self._graph.evaluate(self._tensor)
 
+    def number_with(self, values: Iterable[tuple[keras.Variable, Any]]) -> Any:
+        """Its value if variables had other ones; `None` if none of these takes part.
+
+        Args:
+            values: pairs of a variable and the array that is to be read in its place.
+
+        Raises:
+            NotImplementedError: if it cannot be told which variables take part, or such a variable
+                is not read as a whole.
+        """
+        given = [(handle_of(variable), value) for variable, value in values]
+        if len(self.handles) < len(self._behind) or any(handle is None for handle, _ in given):
+            raise NotImplementedError("something takes part that was computed elsewhere")
+        instead = {id(handle): value for handle, value in given if id(handle) in self.handles}
+        return self._graph.evaluate(self._tensor, instead) if instead else None
+
 
 def _number(value: Any) -> Any:
     return value.number() if isinstance(value, Constant) else value
+
+
+@functools.cache
+def _graph_class() -> Any:
+    """`FuncGraph`, that holds each constant once.
+
+    Two of three operations of an unrolled loop are constants (where a slice begins, a shape), a few
+    of them time and again; making one takes longer than anything else here.
+    """
+    import tensorflow as tf
+
+    class Graph(tf.__internal__.FuncGraph):  # type: ignore[misc]
+        def __init__(self, name: str) -> None:
+            super().__init__(name)
+            self._constants: dict[bytes, Any] = {}
+
+        def _create_op_internal(
+            self, op_type: str, inputs: Any, dtypes: Any = None, *args: Any, **kwargs: Any
+        ) -> Any:
+            create = functools.partial(super()._create_op_internal, op_type, inputs, dtypes)
+            attributes = kwargs.get("attrs") or {}
+            if op_type != "Const" or set(attributes) != {"value", "dtype"}:
+                return create(*args, **kwargs)
+            key = attributes["value"].SerializeToString()
+            if key not in self._constants:
+                self._constants[key] = create(*args, **kwargs)
+            return self._constants[key]
+
+    return Graph
 
 
 class ScratchGraph:
@@ -116,8 +165,8 @@ class ScratchGraph:
         import tensorflow as tf
 
         self._tf = tf
-        self._graph = tf.__internal__.FuncGraph("keras_gamma_scratch")
-        self._handles: dict[str, dict[int, Any]] = {}  # name of a tensor -> see `handles_behind`
+        self._graph = _graph_class()("keras_gamma_scratch")
+        self._behind: dict[str, dict[int, Any]] = {}  # name of a tensor -> see `captured_behind`
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -183,30 +232,52 @@ class ScratchGraph:
                 stack.extend((source, False) for source in operation.inputs)
         return ordered
 
-    def handles_behind(self, tensor: Any) -> dict[int, Any]:
-        """The handles of the TensorFlow variables that a tensor is computed from."""
-        new = self.operations_behind(tensor, self._handles)
+    def captured_behind(self, tensor: Any) -> dict[int, Any]:
+        """What a tensor is computed from that is not of this graph, by id.
+
+        Handles of TensorFlow variables, and tensors that were computed before.
+        """
+        new = self.operations_behind(tensor, self._behind)
         captured = {inside.name: outside for outside, inside in self._graph.captures} if new else {}
         for operation in new:
             behind: dict[int, Any] = {}
             for source in operation.inputs:
-                behind.update(self._handles[source.name])
+                behind.update(self._behind[source.name])
             for output in operation.outputs:
                 outside = captured.get(output.name)
-                if outside is not None and outside.dtype == self._tf.resource:
+                if outside is not None:
                     behind[id(outside)] = outside
-                self._handles[output.name] = behind
-        return self._handles[tensor.name]
+                self._behind[output.name] = behind
+        return self._behind[tensor.name]
 
-    def evaluate(self, tensor: Any) -> Any:
-        """The value of a tensor that depends on nothing that is fed."""
+    def is_handle(self, captured: Any) -> bool:
+        """Whether something captured is the handle of a TensorFlow variable."""
+        return bool(captured.dtype == self._tf.resource)
+
+    def evaluate(self, tensor: Any, instead: Mapping[int, Any] | None = None) -> Any:
+        """The value of a tensor that depends on nothing that is fed.
+
+        Args:
+            tensor: a tensor of this graph.
+            instead: dict from the id of a variable's handle to a value to be read instead.
+
+        Raises:
+            NotImplementedError: if such a variable is not read as a whole.
+        """
+        instead = instead or {}
         values: dict[str, Any] = {i.name: o for o, i in self._graph.captures}
         for operation in self.operations_behind(tensor, dict(values)):
             if operation.outputs and operation.outputs[0].name in values:
                 continue
+            given = [values[source.name] for source in operation.inputs]
+            replaced = next((instead[id(one)] for one in given if id(one) in instead), None)
             with self._tf.init_scope():  # Also while this graph is being written.
-                run = GraphOperation(operation, False)
-                outputs = run(*(values[source.name] for source in operation.inputs))
+                if replaced is None:
+                    outputs = GraphOperation(operation, False)(*given)
+                elif operation.type == "ReadVariableOp":
+                    outputs = self._tf.cast(replaced, operation.outputs[0].dtype)
+                else:
+                    raise NotImplementedError(f"{operation.type} reads a part of a variable")
             listed = outputs if isinstance(outputs, list) else [outputs]
             values.update((o.name, v) for o, v in zip(operation.outputs, listed, strict=True))
         return values[tensor.name]
@@ -214,4 +285,7 @@ class ScratchGraph:
 
 def handle_of(variable: keras.Variable) -> Any:
     """The handle of the TensorFlow variable behind a Keras variable, or `None`."""
-    return getattr(variable.value, "handle", None)
+    try:
+        return variable._value.handle
+    except (AttributeError, ValueError):  # Not there yet; or one of several devices.
+        return None

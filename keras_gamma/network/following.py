@@ -91,10 +91,11 @@ class Follower:
     def follow(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
         """The outputs of a layer, whose `call` is run on symbolic tensors."""
         self._writer.gains.watch(layer)
-        if not may_keep_some(layer):
-            return self._read(layer, args, kwargs)
-        if self._statistics.is_undecided(layer):
+        if may_keep_some(layer) and self._statistics.is_undecided(layer):
             return self._decide(layer, args, kwargs)
+        return self._as_decided(layer, args, kwargs)
+
+    def _as_decided(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
         outputs = None
         if self._statistics.counts(layer):
             outputs = self._read_as_trained(layer, args, kwargs)
@@ -102,17 +103,18 @@ class Follower:
 
     def _decide(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
         """Reads a layer as it is trained if it normalizes then, and is the same otherwise."""
+        # As it is trained first, for most layers are to be read otherwise: that stays written.
         mark = self._recording.mark()
-        expected = self._read(layer, args, kwargs)
+        as_trained = self._read_as_trained(layer, args, kwargs)
         norms = self._recording.norms_since(mark)
         self._recording.forget_since(mark)
-        outputs = self._read_as_trained(layer, args, kwargs)
-        more = self._recording.norms_since(mark) > norms
-        self._statistics.decide(layer, more and are_alike(outputs, expected))
-        if self._statistics.counts(layer):
+        outputs = self._read(layer, args, kwargs)
+        more = norms > self._recording.norms_since(mark)
+        self._statistics.decide(layer, more and are_alike(as_trained, outputs))
+        if not self._statistics.counts(layer):
             return outputs
         self._recording.forget_since(mark)
-        return self._read(layer, args, kwargs)
+        return self._as_decided(layer, args, kwargs)
 
     def _read_as_trained(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
         """The outputs in training, or `None`, and nothing written, if that cannot be read."""

@@ -5,7 +5,9 @@ scale of another kind: LayerScale's γ, ReZero's and SkipInit's α, a channel-wi
 
 `x * self.gain` shows its variable. `x * (1 + self.gain)`, or `x * ops.cast(self.gain, x.dtype)`,
 multiplies by numbers that do not tell where they come from. Then the trace is made once more, with
-numbers of their own in each variable, as fingerprints, only to look at the products.
+numbers of their own in each variable, as fingerprints, only to look at the products. (In raw code
+the backend's graph is asked for the numbers there would be, at once. And where no variable has as
+many numbers there is nothing to ask.)
 
 A kernel that is computed from weights may have a gain, too: weight normalization's g, or the gain
 of scaled weight standardization. There the length of each channel's kernel follows the gain's
@@ -13,6 +15,7 @@ numbers.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +44,10 @@ _TOLERANCE = 5e-3  # of those lengths
 _REACH = 6  # nodes between a gain and the normalization that it belongs to
 
 
+# The layer that holds a variable, under which name.
+_Held = tuple[keras.Layer, str, keras.Variable]
+
+
 class Gain(NamedTuple):
     """A variable found in an operand: `neutral` is 0.0 where 1 is added to it."""
 
@@ -56,16 +63,13 @@ class Gains:
     Args:
         recording: the `Recording`.
         scope: the `keras.StatelessScope` of the trace.
-        fingerprints: whether to put fingerprints in it, or to leave every variable as it is.
-
-    Attributes:
-        unresolved: whether data were multiplied by numbers that may come from a variable.
+        fingerprints: whether to put fingerprints in it, or to leave every variable as it is. Then
+            the recording counts the products that may have a gain for all that is known.
     """
 
     def __init__(
         self, recording: Recording, scope: keras.StatelessScope, fingerprints: bool = False
     ) -> None:
-        self.unresolved = False
         self._recording = recording
         self._trace = scope
         self._scope = scope if fingerprints else None
@@ -79,10 +83,16 @@ class Gains:
             return
         for variable in [v for one in holders(layer) for v in variables_by_name(one).values()]:
             if _may_scale(variable) and id(variable) not in self._prints:
-                numbers = self._random.uniform(0.5, 1.5, variable.shape).astype("float32")
-                self._prints[id(variable)] = numbers
+                numbers = self._fingerprint(variable)
                 value = keras.ops.convert_to_tensor(numbers, dtype=variable.dtype)
                 self._scope.add_update((variable, value))
+
+    def _fingerprint(self, variable: keras.Variable) -> np.ndarray[Any, Any]:
+        """Numbers of its own for a variable."""
+        if id(variable) not in self._prints:
+            numbers = self._random.uniform(0.5, 1.5, variable.shape).astype("float32")
+            self._prints[id(variable)] = numbers
+        return self._prints[id(variable)]
 
     def look(
         self, operation: Any, args: Sequence[Any], node: int, scope: Sequence[keras.Layer]
@@ -141,11 +151,9 @@ class Gains:
             for h in self._held(scope)
             if max(h[2].shape, default=0) in {d for d in shape if d > 1}
         ]
-        if not held or self._scope is None:
-            self.unresolved |= bool(held)
+        values = self._numbers(operand, held)
+        if values is None:
             return
-        number = operand.number() if hasattr(operand, "number") else operand
-        values = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(number, "float32")))
         for layer, name, variable in held:
             print_ = self._prints.get(id(variable))
             if print_ is None:
@@ -164,21 +172,36 @@ class Gains:
                     return Gain(layer, name, variable, 1.0)
             return None
         shape = getattr(operand, "shape", None)
-        if (
-            shape is None
-            or sum(d != 1 for d in shape) > 1
-            or not any(True for _ in self._held(scope))
-        ):
+        if shape is None or sum(d != 1 for d in shape) > 1:
             return None
-        if self._scope is None:
-            self.unresolved = True
-            return None
-        return self._by_fingerprint(operand, scope)
+        size = None if None in shape else math.prod(shape)
+        held = [h for h in self._held(scope) if size in (None, math.prod(h[2].shape))]
+        numbers = self._numbers(operand, held)
+        return None if numbers is None else self._with_fingerprint(numbers.ravel(), held)
 
-    def _by_fingerprint(self, operand: Any, scope: Sequence[keras.Layer]) -> Gain | None:
-        number = operand.number() if hasattr(operand, "number") else operand
-        values = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(number, "float32"))).ravel()
-        for layer, name, variable in self._held(scope):
+    def _numbers(self, operand: Any, held: Sequence[_Held]) -> np.ndarray[Any, Any] | None:
+        """What an operand is where variables have their fingerprints.
+
+        Returns:
+            An array; or `None` if no variable among `held` takes part, or if that is not known in
+            this trace, which is then written down.
+        """
+        if not held:
+            return None
+        if self._scope is not None:
+            number = operand.number() if hasattr(operand, "number") else operand
+        else:
+            try:
+                number = operand.number_with([(v, self._fingerprint(v)) for _, _, v in held])
+            except Exception:  # No tensor of raw code; or whatever its operations raise.
+                self._recording.unresolved += 1
+                return None
+        if number is None:
+            return None
+        return np.asarray(keras.ops.convert_to_numpy(number)).astype("float32")
+
+    def _with_fingerprint(self, values: Any, held: Sequence[_Held]) -> Gain | None:
+        for layer, name, variable in held:
             print_ = self._prints.get(id(variable))
             if print_ is None or print_.size != values.size:
                 continue
@@ -189,9 +212,7 @@ class Gains:
                     return Gain(layer, name, variable, neutral)
         return None
 
-    def _held(
-        self, scope: Sequence[keras.Layer], of_any_shape: bool = False
-    ) -> Iterator[tuple[keras.Layer, str, keras.Variable]]:
+    def _held(self, scope: Sequence[keras.Layer], of_any_shape: bool = False) -> Iterator[_Held]:
         """The variables of the layers being run, innermost first, that may be gains.
 
         One of any shape may be the γ of a normalization that it stands behind, for each head, say.

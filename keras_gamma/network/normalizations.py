@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_gamma._keras import names as _keras
 from keras_gamma._keras import structure
+from keras_gamma.network.likeness import likeness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,10 +271,11 @@ def _probe_at(layer: keras.Layer, shape: tuple[int, ...]) -> Normalization | Non
         def near(a: Any, b: Any) -> bool:
             return float(np.sqrt(np.mean((a - b) ** 2))) <= 0.1 * float(np.std(a))
 
-        large = [run(scale * x, likeliest) for scale in (64.0, 4096.0)]
-        small = [run(scale * x, likeliest) for scale in (1 / 64, 1 / 128)]
-        follows = not near(small[0], run(other / 64, likeliest))
-        if not (near(*large) and near(*small) and follows):
+        for scales in ((64.0, 4096.0), (1 / 64, 1 / 128)):
+            at_one_end = [run(scale * x, likeliest) for scale in scales]
+            if not near(*at_one_end):
+                return None
+        if near(at_one_end[0], run(other / 64, likeliest)):
             return None
     kind = kind_from_name(type(layer))
     for name in candidates:
@@ -284,6 +286,14 @@ def _probe_at(layer: keras.Layer, shape: tuple[int, ...]) -> Normalization | Non
     # A single number that is no scale may be a learned ε.
     has_scale = any(getattr(layer, name).shape for name in candidates)
     return None if has_scale else Normalization(kind, scale=None)
+
+
+def like_for_probes(layer: keras.Layer) -> Hashable:
+    """What layers have in common for which `probe` finds the same on inputs of the same shape."""
+    candidates = _scale_candidates(layer)
+    # One that may be the scale alone is given its numbers in each run.
+    scale = variables_by_name(layer)[candidates[0]] if len(candidates) == 1 else None
+    return likeness(layer, whatever=scale)
 
 
 def takes_training(layer: keras.Layer) -> bool:

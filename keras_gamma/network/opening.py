@@ -35,14 +35,19 @@ class Opener:
     Args:
         recording: a `Recording`, which it writes to.
         gains: a `Gains`, which looks for learned gains meanwhile.
+        recognition: a `Recognition`, which tells normalizations.
         within: the layers that all calls are within, for labels.
     """
 
     def __init__(
-        self, recording: Recording, gains: Gains, within: Sequence[keras.Layer] = ()
+        self,
+        recording: Recording,
+        gains: Gains,
+        recognition: Recognition,
+        within: Sequence[keras.Layer] = (),
     ) -> None:
         self.paused = False
-        self.recognition = Recognition()
+        self._recognition = recognition
         self._recording = recording
         self._writer = Writer(recording, gains)
         self._writer.scope.extend(within)
@@ -88,7 +93,7 @@ class Opener:
     def _on_layer(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
         self.paused, before = True, self.paused
         try:
-            entry = self.recognition.entry(layer, args, kwargs)
+            entry = self._recognition.entry(layer, args, kwargs)
         finally:
             self.paused = before
         if entry is not None:

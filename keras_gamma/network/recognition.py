@@ -1,7 +1,7 @@
 """Which calls of a trace are normalizations: layers, and operations with a gain of their own."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import keras
@@ -13,17 +13,26 @@ from keras_gamma.network.normalizations import Normalization
 from keras_gamma.network.recording import Recording
 from keras_gamma.network.symbols import symbols_in
 
+# What a probe found, by what the layer has in common with others, and the shape of its input.
+Probed = dict[Hashable, Normalization | None]
+
 
 class Recognition:
     """Looks layers up in the registry, and probes those that nobody registered, once each.
+
+    Layers that are alike are probed once between them.
+
+    Args:
+        probed: what probes have found before, and what more they find.
 
     Attributes:
         rejected: ids of layers that look like normalizations but do not behave as one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, probed: Probed) -> None:
         self.rejected: set[int] = set()
         self._entries: dict[int, Normalization | None] = {}
+        self._probed = probed
 
     def entry(
         self, layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -34,11 +43,17 @@ class Recognition:
             if entry is None and normalizations.may_be_normalization(layer):
                 tensors = symbols_in((args, kwargs))
                 if len(tensors) == 1:
-                    entry = normalizations.probe(layer, tensors[0].shape)
+                    entry = self._probe(layer, tuple(tensors[0].shape))
                     if entry is None:
                         self.rejected.add(id(layer))
             self._entries[id(layer)] = entry
         return self._entries[id(layer)]
+
+    def _probe(self, layer: keras.Layer, shape: tuple[int, ...]) -> Normalization | None:
+        key = shape, normalizations.like_for_probes(layer)
+        if key not in self._probed:
+            self._probed[key] = normalizations.probe(layer, shape)
+        return self._probed[key]
 
 
 def kind_and_scale(

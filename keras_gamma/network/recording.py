@@ -22,6 +22,7 @@ class Mark(NamedTuple):
     steps: int
     tensors: int
     opaque: int
+    unresolved: int
 
 
 class Recording:
@@ -39,6 +40,7 @@ class Recording:
             `operations.power_of`.
         written_out: dict from the number of each normalization that is written out to the layer
             whose `call` does so.
+        unresolved: integer, products with numbers that may come from variables.
     """
 
     def __init__(self) -> None:
@@ -51,6 +53,7 @@ class Recording:
         self.computed: dict[int, Computed] = {}
         self.powers: dict[int, float | str | None] = {}
         self.written_out: dict[int, keras.Layer] = {}
+        self.unresolved = 0
         # id(tensor) -> number of its node, or None for a tensor without a scale (a mask).
         self._number: dict[int, int | None] = {}
         self._constant: set[int] = set()  # ids of tensors that no input takes part in
@@ -127,6 +130,7 @@ class Recording:
             len(self.steps),
             len(self._alive),
             len(self.opaque),
+            self.unresolved,
         )
 
     def norms_since(self, mark: Mark) -> int:
@@ -157,3 +161,4 @@ class Recording:
         del self.gains[mark.gains :]
         del self.steps[mark.steps :]
         del self._alive[mark.tensors :]
+        self.unresolved = mark.unresolved

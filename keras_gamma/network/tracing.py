@@ -21,6 +21,7 @@ from keras_gamma.network.gains import Gains
 from keras_gamma.network.graph import Graph
 from keras_gamma.network.network import Network
 from keras_gamma.network.opening import Opener
+from keras_gamma.network.recognition import Probed, Recognition
 from keras_gamma.network.recording import Recording
 from keras_gamma.network.sizes import filled_in
 from keras_gamma.network.symbols import known, symbols_in, symbols_returned
@@ -58,9 +59,11 @@ def trace_on(model: keras.Model, parts: Sequence[Part], batch: int = BATCH) -> N
     best: Network | None = None
     error: TraceError | None = None
     in_vain = 0
+    probed: Probed = {}
     for concrete in filled_in([part.specs for part in parts], batch):
         try:
-            found = _trace_once(model, list(map(Part, (p.layer for p in parts), concrete)))
+            these = list(map(Part, (p.layer for p in parts), concrete))
+            found = _trace_once(model, these, Recognition(probed))
         except TraceError as e:
             error = error or e
             continue
@@ -77,26 +80,30 @@ def trace_on(model: keras.Model, parts: Sequence[Part], batch: int = BATCH) -> N
     return best
 
 
-def _trace_once(model: keras.Model, parts: Sequence[Part]) -> Network:
-    network, unresolved = _follow(model, parts)
+def _trace_once(model: keras.Model, parts: Sequence[Part], recognition: Recognition) -> Network:
+    network, unresolved = _follow(model, parts, recognition)
     if not unresolved:
         return network
     # The same nodes, found with fingerprints in the variables.
-    again, _ = _follow(model, parts, fingerprints=True)
+    again, _ = _follow(model, parts, recognition, fingerprints=True)
     if [n.kind for n in again.graph.nodes] != [n.kind for n in network.graph.nodes]:
         return network
     return dataclasses.replace(network, calls=again.calls, gains=again.gains)
 
 
 def _follow(
-    model: keras.Model, parts: Sequence[Part], fingerprints: bool = False
+    model: keras.Model,
+    parts: Sequence[Part],
+    recognition: Recognition,
+    fingerprints: bool = False,
 ) -> tuple[Network, bool]:
     """The network, and whether it was multiplied by numbers that may come from variables."""
     recording = Recording()
     # Variable updates (running statistics, seeds) stay in this scope and are dropped.
     scope = keras.StatelessScope(collect_losses=True)
     gains = Gains(recording, scope, fingerprints)
-    opener = Opener(recording, gains, within=[] if parts[0].layer is model else [model])
+    within = [] if parts[0].layer is model else [model]
+    opener = Opener(recording, gains, recognition, within)
     layers = _layers.flatten_layers(model)
     with contextlib.ExitStack() as stack:
         stack.enter_context(intercept_symbolic_calls(opener))
@@ -113,14 +120,14 @@ def _follow(
         calls=tuple(recording.calls),
         gains=tuple(recording.gains),
         opaque=dict(recording.opaque),
-        rejected=frozenset(opener.recognition.rejected),
+        rejected=frozenset(recognition.rejected),
         inputs=tuple(recording.inputs),
         steps=tuple(recording.steps),
         outputs=tuple(outputs),
         computed=dict(recording.computed),
         written_out=dict(recording.written_out),
     )
-    return network, gains.unresolved
+    return network, bool(recording.unresolved)
 
 
 def _call_parts(recording: Recording, parts: Sequence[Part]) -> list[keras.KerasTensor]:
