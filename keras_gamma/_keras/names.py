@@ -18,6 +18,7 @@ from keras_gamma._keras.layers import name_of_input as name_of_input
 from keras_gamma._keras.layers import sublayers as sublayers
 from keras_gamma._keras.optimizers import WeightDecayHook as WeightDecayHook
 from keras_gamma._keras.optimizers import add_to_each as add_to_each
+from keras_gamma._keras.optimizers import as_made as as_made
 from keras_gamma._keras.optimizers import copy_exclusions as copy_exclusions
 from keras_gamma._keras.optimizers import exclude as exclude
 from keras_gamma._keras.optimizers import gradients_added_first as gradients_added_first

@@ -129,6 +129,15 @@ def add_to_each(pairs: Iterable[tuple[Any, keras.Variable]], sign: float) -> Non
     tf.__internal__.distribute.interim.maybe_merge_call(add_all, tf.distribute.get_strategy())
 
 
+def as_made(cls: type[keras.optimizers.Optimizer]) -> type:
+    """The class that Keras makes an optimizer of where `cls` is called.
+
+    With torch that is one which updates all variables at once; a class derived from `cls` itself
+    would go through them one by one.
+    """
+    return type(cls.__new__(cls)) if keras.backend.backend() == "torch" else cls
+
+
 class WeightDecayHook:
     """Mixin for the front of a Keras optimizer: `decay_variables` in place of its weight decay."""
 

@@ -270,6 +270,6 @@ def _derive(base: type, name: str) -> type:
 
 for _base, _name in NAMES.items():
     if hasattr(keras.optimizers, _base):  # An older Keras may lack one.
-        globals()[_name] = _derive(getattr(keras.optimizers, _base), _name)
+        globals()[_name] = _derive(_keras.as_made(getattr(keras.optimizers, _base)), _name)
 
 __all__ = sorted(name for name in NAMES.values() if name in globals())
