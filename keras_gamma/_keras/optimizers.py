@@ -135,7 +135,8 @@ def as_made(cls: type[keras.optimizers.Optimizer]) -> type:
     With torch that is one which updates all variables at once; a class derived from `cls` itself
     would go through them one by one.
     """
-    return type(cls.__new__(cls)) if keras.backend.backend() == "torch" else cls
+    make: Any = cls.__new__
+    return type(make(cls)) if keras.backend.backend() == "torch" else cls
 
 
 class WeightDecayHook:
