@@ -22,6 +22,14 @@ def test_the_roles_are_those_by_hand(name):
     assert found == expected
 
 
+@pytest.mark.parametrize("seed", [1, 15])
+def test_a_quantizer_is_no_normalization_whatever_its_codes(seed):
+    """With some of them, the nearest code is the same for an input of any scale."""
+    build, _, expected = CASES["quantizing_autoencoder"]
+    keras.utils.set_random_seed(seed)
+    assert {gamma.layer.name: str(gamma.role) for gamma in find_roles(build())} == expected
+
+
 def test_lists_of_tensors_are_read_item_by_item():
     model = delta_rule()
     report = find_roles(model)
