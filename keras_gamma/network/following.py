@@ -95,6 +95,14 @@ class Follower:
             return self._decide(layer, args, kwargs)
         return self._as_decided(layer, args, kwargs)
 
+    def opened(self, call: Call, args: Args, kwargs: Kwargs) -> Any:
+        """The outputs of a user's operation; `None`, and nothing written, if out of reach."""
+        outputs = self._writer.attempt(lambda: self._followed(call, args, kwargs))
+        raw = open_raw(self._writer) if outputs is None else None
+        if raw is not None:
+            outputs = self._writer.attempt(lambda: self._on_raw_code(raw, call, args, kwargs))
+        return outputs
+
     def _as_decided(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
         outputs = None
         if self._statistics.counts(layer):

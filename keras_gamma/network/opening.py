@@ -134,7 +134,7 @@ class Opener:
         opened = None
         if kind is Kind.OPAQUE and operations.name_of(operation) is None:
             # An operation of the user's: open it.
-            opened = self._writer.attempt(lambda: operation.call(*args, **kwargs))
+            opened = self._follower.opened(operation.call, args, kwargs)
         elif operations.is_unseen(operation):
             opened = self._writer.attempt(
                 lambda: control_flow.run(self._writer, operation, args, kwargs)

@@ -312,6 +312,31 @@ class RawOnAnyBackend(keras.Model):
         return self.head(self.after(y))
 
 
+class SegmentMean(keras.Operation):
+    """An operation of the user's, in raw code: symbolic tensors it cannot take."""
+
+    def call(self, nodes, targets):
+        import tensorflow as tf
+
+        return tf.math.unsorted_segment_mean(nodes, targets, 5)
+
+    def compute_output_spec(self, nodes, targets):
+        return keras.KerasTensor((5, *nodes.shape[1:]), nodes.dtype)
+
+
+@on_tensorflow
+def test_an_operation_of_raw_code_is_opened():
+    nodes, targets = keras.Input(batch_shape=(5, 8)), keras.Input(batch_shape=(5,), dtype="int32")
+    h = layers.Dense(8)(layers.LayerNormalization(name="first")(nodes))
+    h = SegmentMean().symbolic_call(h, targets)
+    h = layers.LayerNormalization(name="last")(layers.Dense(8)(nodes + h))
+    report = find_roles(keras.Model([nodes, targets], layers.Dense(2)(h)))
+    assert {g.layer.name: str(g.role) for g in report} == {
+        "first": "residual_last",
+        "last": "trunk",
+    }
+
+
 def test_raw_code_closes_neither_the_parts_that_it_calls_nor_what_follows():
     expected = {"inner": "interior", "last": "residual_last", "after": "trunk"}
     assert roles(RawOnAnyBackend(), (None, 8, 8, 4)) == expected
