@@ -13,21 +13,21 @@ APPLY = ("residual_last", "interior")
 def line(row: Row) -> str:
     """One row of the table."""
     if row.error or row.unbuilt:
-        return f"| {row.model} | **{row.error or 'not built: ' + row.unbuilt}** |" + " |" * 11
+        return f"| {row.model} | **{row.error or 'not built: ' + row.unbuilt}** |" + " |" * 10
     counts = " | ".join(str(row.counts[role] or "–") for role in ROLES)
     total, untold = sum(row.counts.values()), sum(row.untold.values())
-    cpu = f"{row.cpu[1]:.1f}" if row.cpu else ""
+    finding, verifying = row.cpu or (row.seconds, row.verifying)
     opened = f"{row.closed} γ" if row.closed else "–"
     return (
         f"| {row.model} | {counts} | {total} | {opened} | {len(row.refuted) or '–'} | "
-        f"{untold or '–'} | {row.seconds:.2f} | {row.verifying:.1f} | {cpu} |"
+        f"{untold or '–'} | {finding:.2f} | {verifying:.1f} |"
     )
 
 
 HEAD = (
     "| model | residual_last | shortcut | interior | trunk | other | γ | closed | refuted | "
-    "not testable | find_roles, s | verify, s | its CPU, s |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "not testable | find_roles, s | verify, s |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
@@ -76,8 +76,8 @@ figures are of {versions}.
 
 Counted are γ per role. *closed*: γ in, or in front of, layers that could not be opened. *refuted*:
 γ for which running the model (`keras_gamma.verify`) shows another role. *not testable*: γ for which
-running tells nothing, see below. Seconds are those of a machine of two cores that did much other
-work; *CPU* is what both cores spent on `verify`, which is about what an idle machine takes."""
+running tells nothing, see below. Seconds are the processor's, of both cores together, on a machine
+that did much other work."""
 
 LIMITS = """## What running cannot tell
 

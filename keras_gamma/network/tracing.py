@@ -20,6 +20,7 @@ from keras_gamma.network.causes import TraceError, first_sentence
 from keras_gamma.network.gains import Gains
 from keras_gamma.network.graph import Graph
 from keras_gamma.network.network import Network
+from keras_gamma.network.normalizations import holds_one, may_be_scale, variables_by_name
 from keras_gamma.network.opening import Opener
 from keras_gamma.network.recognition import Probed, Recognition
 from keras_gamma.network.recording import Recording
@@ -73,11 +74,24 @@ def trace_on(model: keras.Model, parts: Sequence[Part], batch: int = BATCH) -> N
                 return best
             continue
         best, in_vain = found, 0
-        if not best.opaque:
+        if not _may_hide_a_gamma(best):
             return best
     if best is None:
         raise error or TraceError("there is nothing to call it on.")
     return best
+
+
+def _may_hide_a_gamma(network: Network) -> bool:
+    """Whether another size may show more: parts are closed, and there is a γ, in them or around."""
+    if not network.opaque:
+        return False
+    return bool(network.calls or network.gains) or any(
+        may_be_scale(name, variable)
+        for layer in _layers.flatten_layers(network.model)
+        if id(layer) in network.opaque
+        if not _layers.is_layer_of_keras(layer) or holds_one(layer)
+        for name, variable in variables_by_name(layer).items()
+    )
 
 
 def _trace_once(model: keras.Model, parts: Sequence[Part], recognition: Recognition) -> Network:
