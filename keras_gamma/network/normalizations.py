@@ -8,6 +8,7 @@ the layer on numbers and keeps it only if it does what a normalization does.
 import dataclasses
 import functools
 import inspect
+import math
 import re
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ import numpy as np
 from keras_gamma._keras import names as _keras
 from keras_gamma._keras import structure
 from keras_gamma.network.likeness import likeness
+
+_PERIOD = 65521  # Of noise: a prime, so that no two rows of a tensor are alike.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +243,8 @@ def probe(layer: keras.Layer, shape: Sequence[int]) -> Normalization | None:
 
 def _probe_at(layer: keras.Layer, shape: tuple[int, ...]) -> Normalization | None:
     rng = np.random.default_rng(0)
-    x, other = (0.5 + 8.0 * rng.standard_normal(shape, "float32") for _ in range(2))
+    size = min(math.prod(shape), _PERIOD)
+    x, other = (np.resize(0.5 + 8.0 * rng.standard_normal(size, "float32"), shape) for _ in "xy")
 
     def run(inputs: Any, values: Sequence[tuple[keras.Variable, float]] = ()) -> Any:
         mapping = [(v, np.full(v.shape, value, "float32")) for v, value in values]
