@@ -42,10 +42,12 @@ ZOO = [
     "keras-cv-attention-models==1.4.3",
     "keras-tcn==3.5.7",
     "keras-unet-collection==0.1.13",
+    "kgcnn==4.0.2",
     "kimm==0.2.5",
     "medicai==0.0.4",
     "opencv-python-headless",  # vit-keras imports it, and does not say so
     "psutil",
+    "segmentation-models-3D==1.1.1",
     "vit-keras==0.2.0",
 ]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]

@@ -61,6 +61,7 @@ def power_table(rows: list[Row]) -> list[str]:
         *lines,
         "",
         f"- Wrong claims between apply and withhold that are refuted: {share(across)}.",
+        "- γ that are not testable count: nothing that is claimed of them is refuted.",
         f"- Claims of the role found that are refuted: {share([f'{a}>{a}' for a in ROLES])}.",
     ]
 
@@ -141,10 +142,10 @@ def page(rows: list[Row]) -> str:
     parts += ["", (ROOT / "benchmarks" / "read_by_hand.md").read_text(encoding="utf-8").strip()]
     for title, attribute in (("Why not testable", "untold"), ("Why `other`", "other")):
         parts += ["", f"## {title}", "", "| reason (… is a name) | γ |", "| --- | --- |"]
-        parts += [f"| {reason} | {n} |" for reason, n in _sum(rows, attribute).items()]
+        parts += [f"| {_plain(reason, 200)} | {n} |" for reason, n in _sum(rows, attribute).items()]
     return "\n".join(parts) + "\n"
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, length: int = 110) -> str:
     """An error as a cell of a table."""
-    return re.sub(r"[|*\x1b\r\n]|\[\d+m", "", text)[:110]
+    return re.sub(r"\x1b?\[(\d+|…)?m|[|*\x1b\r\n]", "", text)[:length]
