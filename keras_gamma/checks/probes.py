@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_gamma.network.noise import noise
 from keras_gamma.network.replay import array, is_float
 
 Values = Mapping[int, Any]
@@ -20,7 +21,6 @@ _EXACT = 1e-2  # Of the spread: float32 with room for an ε; what is approximate
 _BOUNDED = 0.3  # A power below this is no growth.
 _HUGE = 1e4  # So many times the lower values: no value that was computed from data.
 _HIDDEN = 1e30  # A float that stands for −∞.
-_PERIOD = 65521  # Of noise: a prime, so that no two rows of a tensor are alike.
 _ENOUGH = 1 << 16  # So many elements tell as much as all of them.
 
 
@@ -323,11 +323,8 @@ def _moments(values: Any) -> list[float] | None:
 
 
 def _noise(value: Any, random: np.random.Generator, positive: bool = False) -> Any:
-    noise: Any = random.standard_normal(_PERIOD, dtype="float32")
-    if positive:
-        noise = np.abs(noise) + 0.1
-    noise = np.resize(noise, tuple(value.shape))
-    return keras.ops.convert_to_tensor(noise, keras.backend.standardize_dtype(value.dtype))
+    numbers = noise(value.shape, random, positive)
+    return keras.ops.convert_to_tensor(numbers, keras.backend.standardize_dtype(value.dtype))
 
 
 def _some(value: Any) -> Any:

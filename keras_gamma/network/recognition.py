@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_gamma.network import normalizations
+from keras_gamma.network import normalizations, probing
 from keras_gamma.network.gains import Gains
 from keras_gamma.network.graph import Kind
 from keras_gamma.network.normalizations import Normalization
@@ -50,9 +50,9 @@ class Recognition:
         return self._entries[id(layer)]
 
     def _probe(self, layer: keras.Layer, shape: tuple[int, ...]) -> Normalization | None:
-        key = shape, normalizations.like_for_probes(layer)
+        key = shape, probing.like_for_probes(layer)
         if key not in self._probed:
-            self._probed[key] = normalizations.probe(layer, shape)
+            self._probed[key] = probing.probe(layer, shape)
         return self._probed[key]
 
 

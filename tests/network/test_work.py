@@ -5,7 +5,7 @@ import pytest
 from keras import layers, ops
 
 import keras_gamma
-from keras_gamma.network import following, normalizations, trace, tracing
+from keras_gamma.network import following, probing, trace, tracing
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="raw code is read on TensorFlow alone"
@@ -61,7 +61,7 @@ def neutrals(model):
 
 
 def test_layers_that_are_alike_are_probed_once(counted):
-    probes = counted(normalizations, "probe")
+    probes = counted(probing, "probe")
     model = after_one_another(*(Norm() for _ in range(5)), *(Norm(plus=1.0) for _ in range(5)))
     for norm in model.layers[1::2]:  # Trained: its γ are set for a probe in any case.
         norm.gain.assign(keras.random.normal((8,), seed=3))
@@ -70,7 +70,7 @@ def test_layers_that_are_alike_are_probed_once(counted):
 
 
 def test_layers_that_only_look_alike_are_probed_each(counted):
-    probes = counted(normalizations, "probe")
+    probes = counted(probing, "probe")
     model = after_one_another(
         Norm(), Norm(power=0.0), Norm(form=lambda y: y + 0.0), Norm(form=lambda y: y * 0.0)
     )
