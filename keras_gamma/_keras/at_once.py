@@ -41,16 +41,21 @@ def at_once(function: Callable[[], _Result]) -> _Result:
 
 
 def step_of(
-    optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any], variables: Sequence[Any]
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[Any],
+    variables: Sequence[Any],
+    compiled: bool = True,
 ) -> list[Any]:
     """What a step of a built optimizer makes of the variables that it was built for.
 
     The variables may have changed afterwards, or not: on JAX a step is a function.
 
     Args:
-        optimizer: of Keras' own code. (What another does beside its step, it may do twice.)
+        optimizer: a built `keras.optimizers.Optimizer`.
         gradients: NumPy arrays.
         variables: list of `keras.Variable`.
+        compiled: bool, whether JAX may compile it: of Keras' own code alone, for what another does
+            beside its step, it may do twice.
 
     Returns:
         A list of NumPy arrays.
@@ -64,7 +69,7 @@ def step_of(
         return list(optimizer.stateless_apply(state, list(gradients), before)[0])
 
     after: Sequence[Any] = variables
-    if keras.backend.backend() == "jax" and len(variables) <= MOST:
+    if compiled and keras.backend.backend() == "jax" and len(variables) <= MOST:
         after = at_once(step)
     else:
         optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], list(variables))

@@ -211,22 +211,14 @@ def decays(optimizer: Any, variables: Sequence[keras.Variable], bare: bool = Fal
         stand_in.assign(np.ones(stand_in.shape, "float32"))
     if not bare:
         _keras.copy_exclusions(optimizer, made, zip(variables, stand_ins, strict=True))
-    after = _step(made, stand_ins)
+    gradients = [np.zeros(stand_in.shape, "float32") for stand_in in stand_ins]
+    after = step_of(made, gradients, stand_ins, compiled=is_of_keras(made))
     # What float8 training keeps beside a kernel is written over by its "gradient".
     written_over = [getattr(v, "overwrite_with_gradient", False) for v in variables]
     return [
         Taken(0.0) if over else _taken(values, eta)
         for values, over in zip(after, written_over, strict=True)
     ]
-
-
-def _step(optimizer: Any, variables: list[keras.Variable]) -> list[Any]:
-    """The values of `variables` after a step with gradients of zero."""
-    gradients = [np.zeros(v.shape, "float32") for v in variables]
-    if is_of_keras(optimizer):
-        return step_of(optimizer, gradients, variables)
-    optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], variables)
-    return [keras.ops.convert_to_numpy(v) for v in variables]
 
 
 def _zero_and_one(shape: tuple[int, ...]) -> Any:
