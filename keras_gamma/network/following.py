@@ -97,11 +97,7 @@ class Follower:
 
     def opened(self, call: Call, args: Args, kwargs: Kwargs) -> Any:
         """The outputs of a user's operation; `None`, and nothing written, if out of reach."""
-        outputs = self._writer.attempt(lambda: self._followed(call, args, kwargs))
-        raw = open_raw(self._writer) if outputs is None else None
-        if raw is not None:
-            outputs = self._writer.attempt(lambda: self._on_raw_code(raw, call, args, kwargs))
-        return outputs
+        return self._attempted(lambda raw: self._run(raw, call, args, kwargs))
 
     def _as_decided(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
         outputs = None
@@ -131,20 +127,24 @@ class Follower:
 
         def read(raw: RawCode | None) -> Any:
             with self._statistics.one_call(training=True):
-                if raw is None:
-                    outputs = self._followed(call, args, kwargs)
-                else:
-                    outputs = self._on_raw_code(raw, call, args, kwargs)
+                outputs = self._run(raw, call, args, kwargs)
                 kind = "running" if self._statistics.lags else "batch"
                 self._recording.name_kind(mark, layer, kind)
                 return outputs
 
         mark = self._recording.mark()
+        return self._attempted(read)
+
+    def _attempted(self, read: Callable[[RawCode | None], Any]) -> Any:
+        """What `read` returns: on symbolic tensors, else on raw code's, else `None`."""
         outputs = self._writer.attempt(lambda: read(None))
         raw = open_raw(self._writer) if outputs is None else None
-        if raw is not None:
-            outputs = self._writer.attempt(lambda: read(raw))
-        return outputs
+        return outputs if raw is None else self._writer.attempt(lambda: read(raw))
+
+    def _run(self, raw: RawCode | None, call: Call, args: Args, kwargs: Kwargs) -> Any:
+        if raw is None:
+            return self._followed(call, args, kwargs)
+        return self._on_raw_code(raw, call, args, kwargs)
 
     def _read(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Any:
         with self._statistics.one_call():
