@@ -23,10 +23,10 @@ _WORDS = (
     "Atto", "Femto", "Pico", "Nano", "XXTiny", "XTiny", "Tiny", "Mini", "Small", "Medium", "Base",
     "Large", "XLarge", "Xlarge", "XXlarge", "Huge", "Giant",
 )  # fmt: skip
-_WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
+_WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-z])"
 _SIZE = re.compile(
-    rf"(?:{_WORD})(?![a-z])"  # A word,
-    r"|(?<![Vv0-9])(?:X{0,2}[A-Z])?\d+(?:[A-Z](?![a-z]))?(?![0-9])"  # a number, not of a version,
+    _WORD  # A word,
+    + r"|(?<![Vv0-9])(?:X{0,2}[A-Z])?\d+(?:[A-Z](?![a-z]))?(?![0-9])"  # a number, not of a version,
     r"|(?<=_)X{0,2}[A-Z](?=_|$)|(?<=[Nn]et|LOX)[A-Z]$|(?<=V\d|iT)X{0,2}[TSBMLH]$"  # or a letter.
 )
 
@@ -35,8 +35,7 @@ def _first_of_each_family(names: list[str], every: bool) -> list[str]:
     """Names that differ in sizes only (`RegNetX002`, `RegNetX004`) are one family: its smallest."""
 
     def size(name: str) -> list[int]:
-        words = re.findall(f"(?:{_WORD})(?![a-z])", name)
-        return [_WORDS.index(word) for word in words] or [_WORDS.index("Base")]
+        return [_WORDS.index(word) for word in re.findall(_WORD, name)] or [_WORDS.index("Base")]
 
     families: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (size(name), name)):

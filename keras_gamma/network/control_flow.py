@@ -13,6 +13,7 @@ from keras import tree
 
 from keras_gamma.network import operations
 from keras_gamma.network.graph import Kind
+from keras_gamma.network.normalizations import takes_training
 from keras_gamma.network.symbols import symbol, symbols_in
 from keras_gamma.network.writing import Writer
 
@@ -76,8 +77,7 @@ def recur(writer: Writer, layer: keras.layers.RNN, args: Any, kwargs: dict[str, 
     if states is None:
         states = layer.get_initial_state(symbols_in(sequences)[0].shape[0])
     states = list(states) if isinstance(states, (list, tuple)) else [states]
-    takes_training = "training" in inspect.signature(layer.cell.call).parameters
-    extra = {"training": False} if takes_training else {}
+    extra = {"training": False} if takes_training(layer.cell) else {}
     output = None
     for i in range(length if length <= _WHOLE else _ROUNDS):
         output, states = layer.cell(_slice(writer, sequences, i, 1), states, **extra)
