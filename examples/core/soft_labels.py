@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from examples.data.graphs import AT_A_TIME
+
 _OF_ROWS: dict[type, Callable[..., keras.metrics.Metric]] = {
     keras.metrics.SparseCategoricalAccuracy: keras.metrics.CategoricalAccuracy,
     keras.metrics.SparseTopKCategoricalAccuracy: keras.metrics.TopKCategoricalAccuracy,
@@ -74,7 +76,7 @@ class SoftLabels:
                 labels = tf.one_hot(labels, self._classes)
             return inputs, labels, *weights
 
-        return batches.map(soft, num_parallel_calls=tf.data.AUTOTUNE)
+        return batches.map(soft, num_parallel_calls=AT_A_TIME)
 
 
 def _for_rows(metric: keras.metrics.Metric) -> keras.metrics.Metric:

@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from examples.data.graphs import AT_A_TIME, ready
+
 # Examples in any structure, the first axis of each array being the example.
 Examples: TypeAlias = Any
 Prepare: TypeAlias = Callable[[Any], Any]
@@ -53,21 +55,17 @@ def train_batches(
             lambda chosen: prepare(
                 tf.nest.map_structure(lambda table: tf.gather(table, chosen), tables)
             ),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=AT_A_TIME,
         )
 
-    return (
-        tf.data.Dataset.range(first_pass, passes)
-        .flat_map(one_pass)
-        .take(epochs * steps - begin)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    batches = tf.data.Dataset.range(first_pass, passes).flat_map(one_pass)
+    return ready(batches.take(epochs * steps - begin))
 
 
 def in_order(examples: Examples, prepare: Prepare, batch_size: int) -> tf.data.Dataset:
     """Returns the batches of all examples, in order; the last one may be smaller."""
     batches = tf.data.Dataset.from_tensor_slices(examples).batch(batch_size)
-    return batches.map(lambda *parts: prepare(parts)).prefetch(tf.data.AUTOTUNE)
+    return ready(batches.map(lambda *parts: prepare(parts)))
 
 
 def held_out(size: int, parts: int = 10) -> dict[str, np.ndarray]:

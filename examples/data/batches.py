@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-from examples.data.graphs import unconverted
+from examples.data.graphs import AT_A_TIME, ready, unconverted
 from examples.data.loading import ImageData
 
 # Images and labels of a batch, and a seed for whatever is drawn.
@@ -19,7 +19,6 @@ Augmentation: TypeAlias = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.T
 _Pair: TypeAlias = tuple[tf.Tensor, tf.Tensor]
 
 _SMALL = 256 << 20  # bytes of decoded images, to keep for evaluation
-_READY = 2  # batches that wait for the device: of large images, more would fill the memory
 
 
 @unconverted
@@ -90,12 +89,8 @@ def train_batches(
         further = changed if shift or augment else None
         return _streamed(data, batch_size, in_a_pass, first, pass_seed, flip, further, mine)
 
-    return (
-        tf.data.Dataset.range(first_pass, passes)
-        .flat_map(one_pass)
-        .take(epochs * steps - begin)
-        .prefetch(tf.data.AUTOTUNE if data.records is None else _READY)
-    )
+    batches = tf.data.Dataset.range(first_pass, passes).flat_map(one_pass)
+    return ready(batches.take(epochs * steps - begin))
 
 
 def can_share(data: ImageData, batch_size: int, workers: int) -> bool:
@@ -120,7 +115,7 @@ def _in_order(
 ) -> tf.data.Dataset:
     batches = examples.batch(batch_size)
     small = size * data.image_bytes <= _SMALL
-    return batches.cache().prefetch(tf.data.AUTOTUNE) if small else batches.prefetch(_READY)
+    return ready(batches.cache() if small else batches)
 
 
 def _whole(
@@ -149,7 +144,7 @@ def _whole(
     def prepared(step: tf.Tensor, pair: _Pair) -> _Pair:
         return changed(*pair, tf.random.experimental.stateless_fold_in(seed, step))
 
-    return batches.map(prepared, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.map(prepared, num_parallel_calls=AT_A_TIME)
 
 
 def _streamed(
@@ -189,7 +184,7 @@ def _streamed(
     examples = (
         data.records.batchwise(batch_size, steps, first, seeds[0], readers)
         .enumerate()
-        .map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(decoded, num_parallel_calls=AT_A_TIME)
     )
     if changed is None:
         return examples.batch(rows, drop_remainder=True)
@@ -205,7 +200,7 @@ def _streamed(
     return (
         examples.batch(share, drop_remainder=True)
         .enumerate()
-        .map(prepared, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(prepared, num_parallel_calls=AT_A_TIME)
         .batch(len(readers), drop_remainder=True)
         .map(joined)
     )

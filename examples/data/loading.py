@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from examples.core.cli import UsageError
 from examples.core.memory import memory
 from examples.data import decoding
-from examples.data.graphs import unconverted
+from examples.data.graphs import AT_A_TIME, unconverted
 from examples.data.preparing import available_splits, first_line, prepared, supervised_keys
 from examples.data.reading import Records, records_of
 from examples.data.splits import Splits, choose, warn_if_shared
@@ -242,7 +242,7 @@ class _Reading:
         if self.records is not None:
             decode = self.kind.decoder(self.records.names)
             return self.records.in_order().map(
-                lambda *record: decode(record, None), num_parallel_calls=tf.data.AUTOTUNE
+                lambda *record: decode(record, None), num_parallel_calls=AT_A_TIME
             )
         kind = self.kind
 
@@ -254,7 +254,7 @@ class _Reading:
                 return to_uint8(tf.identity(image), kind.resize), label
 
         dataset = self.builder.as_dataset(split=self.split, shuffle_files=False).take(self.size)
-        return dataset.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
+        return dataset.map(decoded, num_parallel_calls=AT_A_TIME)
 
 
 def _open(builder: tfds.core.DatasetBuilder, split: str, kind: _Kind) -> _Reading:

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from examples.core.cli import UsageError
 from examples.data import preparing
+from examples.data.graphs import AT_A_TIME, ready
 from examples.data.splits import choose
 
 VOCABULARY = 256  # bytes
@@ -117,10 +118,10 @@ def train_batches(
             batches.batch(batch_size, drop_remainder=True)
             .take(steps)
             .skip(tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0))
-            .map(lambda starts: _pieces(table, starts, length), num_parallel_calls=tf.data.AUTOTUNE)
+            .map(lambda starts: _pieces(table, starts, length), num_parallel_calls=AT_A_TIME)
         )
 
-    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+    return ready(tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch))
 
 
 def number_of_pieces(text: np.ndarray, length: int) -> int:
@@ -133,7 +134,7 @@ def test_batches(text: np.ndarray, *, length: int, batch_size: int) -> tf.data.D
     table = tf.constant(text)
     starts = tf.range(0, len(text) - length, length, tf.int64)
     batches = tf.data.Dataset.from_tensor_slices(starts).batch(batch_size)
-    return batches.map(lambda starts: _pieces(table, starts, length)).cache()
+    return ready(batches.map(lambda starts: _pieces(table, starts, length)).cache())
 
 
 def _pieces(table: tf.Tensor, starts: tf.Tensor, length: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from examples.core import files
 from examples.core.cli import UsageError
-from examples.data import batches, decoding, loading, photos, splits
+from examples.core.soft_labels import SoftLabels
+from examples.data import arrays, batches, decoding, loading, photos, splits, text
 
 pytestmark = pytest.mark.filterwarnings("default")  # third-party packages warn of their own ways
 
@@ -158,6 +159,28 @@ def test_augmentation_is_a_function_of_the_step(data):
         tuple(map(np.concatenate, zip(*step, strict=True))) for step in zip(*parts, strict=True)
     ]
     assert same(joined, found)
+
+
+PASSES = {"batch_size": 4, "steps": 2, "first_epoch": 0, "epochs": 2, "seed": 0}
+MADE = {
+    "streamed": lambda data: batches.train_batches(data, **PASSES),
+    "in order": lambda data: batches.test_batches(data, 4),
+    "labels as rows": lambda data: SoftLabels(data, 10)._soft(batches.test_batches(data, 4)),
+    "arrays": lambda _: arrays.train_batches(
+        (np.zeros((8, 3)),), lambda x: x, size=8, first_step=0, **PASSES
+    ),
+    "arrays in order": lambda _: arrays.in_order((np.zeros((8, 3)),), lambda x: x, 4),
+    "text": lambda _: text.train_batches(np.zeros(64, np.uint8), length=4, **PASSES),
+    "text in order": lambda _: text.test_batches(np.zeros(64, np.uint8), length=4, batch_size=4),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_no_run_waits_at_its_end_for_a_tuner(data, made):
+    """tf.data's looks ever more seldom, and who deletes an iterator may wait until it does."""
+    found = MADE[made](data)
+    assert found.options().autotune.enabled is False
+    assert len(list(found.take(1))) == 1
 
 
 def test_a_damaged_file_is_told_in_the_words_that_say_so():
