@@ -140,12 +140,30 @@ def as_made(cls: type[keras.optimizers.Optimizer]) -> type:
 
 
 class WeightDecayHook:
-    """Mixin for the front of a Keras optimizer: `decay_variables` in place of its weight decay."""
+    """Mixin for the front of a Keras optimizer: `decay_variables` in place of its weight decay.
+
+    Keras asks for the learning rate once for each variable that decays, and with a schedule each
+    answer is a part of the compiled step. All variables of a step decay by one answer here.
+    """
 
     weight_decay: float | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._rate = _Rate()
+
+    @property
+    def learning_rate(self) -> Any:
+        rate = vars(self).get("_rate")  # Keras may ask while it is made.
+        if rate is None or not rate.is_kept:
+            return super().learning_rate  # type: ignore[misc]
+        if rate.value is None:
+            rate.value = super().learning_rate  # type: ignore[misc]
+        return rate.value
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        super(WeightDecayHook, type(self)).learning_rate.fset(self, value)  # type: ignore[misc]
 
     def build(self, variables: list[keras.Variable]) -> None:
         super().build(variables)  # type: ignore[misc]
@@ -157,7 +175,8 @@ class WeightDecayHook:
     def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
         if self.weight_decay is None and getattr(self, "adam_weight_decay", None) is None:
             return
-        self.decay_variables(variables, super()._apply_weight_decay)  # type: ignore[misc]
+        with self._rate.kept():
+            self.decay_variables(variables, super()._apply_weight_decay)  # type: ignore[misc]
 
     def decay_variables(
         self,
@@ -166,6 +185,23 @@ class WeightDecayHook:
     ) -> None:
         """Decays `variables`; `keras_decay` does it in Keras' own way, all alike."""
         keras_decay(variables)
+
+
+class _Rate:
+    """A learning rate, while it is kept."""
+
+    def __init__(self) -> None:
+        self.is_kept = False
+        self.value: Any = None
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within, the first answer is kept."""
+        self.is_kept = True
+        try:
+            yield
+        finally:
+            self.is_kept, self.value = False, None
 
 
 @contextlib.contextmanager

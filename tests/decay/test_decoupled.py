@@ -265,6 +265,42 @@ def test_they_step_as_those_of_keras_do(base, name):
     )
 
 
+class Counting(keras.optimizers.schedules.LearningRateSchedule):
+    """Halves at each step, and knows how often it was asked."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __call__(self, step):
+        self.asked += 1
+        return ETA * keras.ops.power(0.5, keras.ops.cast(step, "float32"))
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_schedule_is_asked_as_often_however_many_variables_decay(name):
+    """Keras asks for each; in a compiled step every answer is computed anew."""
+    cls, counts = getattr(keras_gamma.optimizers, name), []
+    for size in (1, 9):
+        variables = [keras.Variable(np.ones((2, 2), "float32"), name=f"w{n}") for n in range(size)]
+        optimizer = cls(Counting(), weight_decay=DECAY, decay={v.path: 1.0 for v in variables})
+        optimizer.apply([keras.ops.zeros((2, 2)) for _ in variables], variables)
+        counts.append(optimizer._learning_rate.asked)
+    assert counts[0] == counts[1]
+
+
+def test_each_step_decays_by_its_own_learning_rate():
+    variable = keras.Variable(np.ones((2, 2), "float32"), name="w")
+    optimizer = keras_gamma.optimizers.SGDW(Counting(), weight_decay=DECAY, decay={"w": 1.0})
+    for _ in range(3):
+        optimizer.apply([keras.ops.zeros((2, 2))], [variable])
+    assert value(variable)[0, 0] == pytest.approx(
+        SHRUNK * (1 - ETA * DECAY / 2) * (1 - ETA * DECAY / 4)
+    )
+
+
 @pytest.mark.usefixtures("steps")
 def test_coupled_equals_decoupled_for_sgd_without_momentum():
     """w − η(g + λw) = (w − ηλw) − ηg: step for step, with l2 = weight_decay / 2."""
