@@ -79,14 +79,15 @@ def train_batches(
             return images, labels
         return augment(images, labels, tf.random.experimental.stateless_fold_in(batch_seed, 1))
 
+    further = changed if shift or augment or (flip and not streamed) else None
+
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
         pass_seed = tf.random.experimental.stateless_fold_in(base_seed, number)
         first = tf.where(number == first_pass, tf.constant(done, tf.int64), 0)
         if data.records is None:
-            return _whole(data, batch_size, first, pass_seed, changed, shuffle_buffer)
+            return _whole(data, batch_size, first, pass_seed, further, shuffle_buffer)
         count = data.records.readers(batch_size)
         mine = range(worker * count // workers, (worker + 1) * count // workers)
-        further = changed if shift or augment else None
         return _streamed(data, batch_size, in_a_pass, first, pass_seed, flip, further, mine)
 
     batches = tf.data.Dataset.range(first_pass, passes).flat_map(one_pass)
@@ -123,28 +124,25 @@ def _whole(
     batch_size: int,
     first: tf.Tensor,
     seed: tf.Tensor,
-    changed: Augmentation,
+    changed: Augmentation | None,
     buffer: int,
 ) -> tf.data.Dataset:
     """A pass over decoded images, each worker over all of them."""
     # Of this function's graph only. `shuffle` mixes it into its seed, and with 0, which a user
     # may have chosen, does not take a tensor for a seed.
     tf.random.set_seed(1)
-    batches = (
-        data.train.shuffle(
-            min(data.train_size, buffer),
-            seed=tf.random.stateless_uniform([], seed, None, None, tf.int64),
-            reshuffle_each_iteration=False,
-        )
-        .batch(batch_size, drop_remainder=True)
-        .enumerate()
-        .skip(first)
-    )
+    batches = data.train.shuffle(
+        min(data.train_size, buffer),
+        seed=tf.random.stateless_uniform([], seed, None, None, tf.int64),
+        reshuffle_each_iteration=False,
+    ).batch(batch_size, drop_remainder=True)
+    if changed is None:
+        return batches.skip(first)
 
     def prepared(step: tf.Tensor, pair: _Pair) -> _Pair:
         return changed(*pair, tf.random.experimental.stateless_fold_in(seed, step))
 
-    return batches.map(prepared, num_parallel_calls=AT_A_TIME)
+    return batches.enumerate().skip(first).map(prepared, num_parallel_calls=AT_A_TIME)
 
 
 def _streamed(
