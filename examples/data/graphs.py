@@ -10,7 +10,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # Batches that are made at a time, or examples: more threads than processors only take turns.
 AT_A_TIME = os.cpu_count() or 1
-READY = 2  # batches that wait for the device: of large images, more would fill the memory
+_READY = 2  # batches that wait for the device: of large images, more would fill the memory
 
 
 def unconverted(function: _Function) -> _Function:
@@ -22,8 +22,8 @@ def unconverted(function: _Function) -> _Function:
     return cast(_Function, tf.autograph.experimental.do_not_convert(function))
 
 
-def ready(dataset: tf.data.Dataset, batches: int = READY) -> tf.data.Dataset:
-    """Lets so many batches wait for the device, made ahead by threads of tf.data's.
+def ready(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Lets a few batches wait for the device, made ahead by threads of tf.data's.
 
     Its tuner is off for all of the data set: it has nothing to choose here, for every number is
     given, and who deletes an iterator may have to wait until it looks again, which is after 10 ms,
@@ -31,4 +31,4 @@ def ready(dataset: tf.data.Dataset, batches: int = READY) -> tf.data.Dataset:
     """
     options = tf.data.Options()
     options.autotune.enabled = False
-    return dataset.prefetch(batches).with_options(options)
+    return dataset.prefetch(_READY).with_options(options)
