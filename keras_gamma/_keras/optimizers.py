@@ -6,6 +6,7 @@ Private names used here, and why there is no public way:
   `_exclude_from_weight_decay_pattern`, `_trainable_variables`: Keras' exclude list can be
   replaced, but neither read nor extended, and knows no strength per variable. From Keras 3.16 on
   (`_is_excluded_from_weight_decay`) the list is looked at when the optimizer is built.
+* `Optimizer._get_current_learning_rate`: what Keras itself asks, past `Optimizer.learning_rate`.
 * `tf.__internal__.distribute.interim.maybe_merge_call`: where Keras' own weight decay changes
   variables of several replicas.
 * `Variable._path`, `Optimizer._var_key`: to try an optimizer on small stand-ins for variables.
@@ -142,28 +143,20 @@ def as_made(cls: type[keras.optimizers.Optimizer]) -> type:
 class WeightDecayHook:
     """Mixin for the front of a Keras optimizer: `decay_variables` in place of its weight decay.
 
-    Keras asks for the learning rate once for each variable that decays, and with a schedule each
-    answer is a part of the compiled step. All variables of a step decay by one answer here.
+    Keras asks for the learning rate once for each variable that decays, and once for the step:
+    with a schedule each answer is computed, and a part of the compiled step. All of a step goes by
+    one answer here.
     """
 
     weight_decay: float | None
+    gradient_accumulation_steps: int | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._rate = _Rate()
 
-    @property
-    def learning_rate(self) -> Any:
-        rate = vars(self).get("_rate")  # Keras may ask while it is made.
-        if rate is None or not rate.is_kept:
-            return super().learning_rate  # type: ignore[misc]
-        if rate.value is None:
-            rate.value = super().learning_rate  # type: ignore[misc]
-        return rate.value
-
-    @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
-        super(WeightDecayHook, type(self)).learning_rate.fset(self, value)  # type: ignore[misc]
+    def _get_current_learning_rate(self) -> Any:
+        return self._rate.ask(super()._get_current_learning_rate)  # type: ignore[misc]
 
     def build(self, variables: list[keras.Variable]) -> None:
         super().build(variables)  # type: ignore[misc]
@@ -171,6 +164,12 @@ class WeightDecayHook:
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()  # type: ignore[misc]
         return config
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        # Where gradients are accumulated, the step is one branch of a condition.
+        kept = contextlib.nullcontext() if self.gradient_accumulation_steps else self._rate.kept()
+        with kept:
+            super().apply(grads, trainable_variables)  # type: ignore[misc]
 
     def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
         if self.weight_decay is None and getattr(self, "adam_weight_decay", None) is None:
@@ -191,17 +190,27 @@ class _Rate:
     """A learning rate, while it is kept."""
 
     def __init__(self) -> None:
-        self.is_kept = False
-        self.value: Any = None
+        self._keepers = 0  # Replicas take turns in a step.
+        self._value: Any = None
+
+    def ask(self, rate: Callable[[], Any]) -> Any:
+        """What `rate` says, or has said since the rate is kept."""
+        if not self._keepers:
+            return rate()
+        if self._value is None:
+            self._value = rate()
+        return self._value
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Within, the first answer is kept."""
-        self.is_kept = True
+        self._keepers += 1
         try:
             yield
         finally:
-            self.is_kept, self.value = False, None
+            self._keepers -= 1
+            if not self._keepers:
+                self._value = None
 
 
 @contextlib.contextmanager

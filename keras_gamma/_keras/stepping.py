@@ -34,11 +34,11 @@ def optimizers_of(holder: Any) -> list[keras.optimizers.Optimizer]:
     """The optimizers that a model, or an optimizer, has as attributes: what it is compiled with."""
     found: dict[int, keras.optimizers.Optimizer] = {}
     for name, value in vars(holder).items():
-        if isinstance(value, (list, tuple, dict)) and not name.startswith("_"):
-            values = list(value.values()) if isinstance(value, dict) else list(value)
-        else:
-            values = [value]
-        found.update((id(v), v) for v in values if isinstance(v, keras.optimizers.Optimizer))
+        if isinstance(value, keras.optimizers.Optimizer):
+            found[id(value)] = value
+        elif isinstance(value, (list, tuple, dict)) and not name.startswith("_"):
+            values = value.values() if isinstance(value, dict) else value
+            found.update((id(v), v) for v in values if isinstance(v, keras.optimizers.Optimizer))
     return list(found.values())
 
 

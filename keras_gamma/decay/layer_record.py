@@ -39,9 +39,11 @@ class LayerRecord(LayerDecisions):
     def __init__(self, layer: keras.Layer) -> None:
         super().__init__(layer)
         # Models whose training has been looked at, and with which optimizers.
-        self.checked: weakref.WeakKeyDictionary[keras.Model, State] = weakref.WeakKeyDictionary()
+        self._checked: weakref.WeakKeyDictionary[keras.Model, State] = weakref.WeakKeyDictionary()
+        self._settled: State | None = None  # The last of them, with nothing left to look at.
         self.watches: weakref.WeakKeyDictionary[keras.Model, LossWatch]
         self.watches = weakref.WeakKeyDictionary()
+        self._open: list[LossWatch] = []  # Those of them that may still have something to tell.
         self.exported: weakref.WeakSet[Any] = weakref.WeakSet()  # Archives that were told of.
         self.around: weakref.WeakSet[keras.Model] = weakref.WeakSet()  # Models that are watched.
         self.teller = Teller()
@@ -114,15 +116,20 @@ class LayerRecord(LayerDecisions):
         )
 
     def _get_call_context(self) -> Any:
-        """Asked in each forward pass. Who runs it is looked up once, by the first layer asked."""
+        """Asked in each forward pass. Who runs it is looked up once, by the first layer asked.
+
+        Where nothing is compiled, each step runs this again: in the state of the step before there
+        is nothing to do.
+        """
         context = type(self.layer)._get_call_context(self.layer)
         caller = getattr(context, _CALLER, None)
         if caller is None:
-            caller = Caller.now()
+            caller = self._as_known(Caller.now(_keras.outermost(context)))
             setattr(context, _CALLER, caller)
         if self.decisions:
-            self._watch(_keras.outermost(context))
-        self._look_at(caller)
+            self._watch(caller.entry)
+        if caller.state is not self._settled:
+            self._look_at(caller)
         self._called = True
         return context
 
@@ -131,9 +138,14 @@ class LayerRecord(LayerDecisions):
         if not self._called:
             self._look_at(Caller.now())
         self._called = False
-        for watch in self.watches.values():
+        for watch in self._open:
             watch.asked()
         return type(self.layer)._get_own_losses(self.layer)
+
+    def _as_known(self, caller: Caller) -> Caller:
+        """The caller with the very state that is known of it, if it is still in this state."""
+        known = None if caller.trainer is None else self._checked.get(caller.trainer)
+        return caller if known != caller.state else caller._replace(state=known)
 
     def _look_at(self, caller: Caller) -> None:
         archive, model = caller.archive, caller.trainer
@@ -144,15 +156,26 @@ class LayerRecord(LayerDecisions):
             if self.penalized():
                 self.tell("What an ExportArchive writes drops")
         self._watch(model)
-        if model is not None and self.checked.get(model) != caller.state:
+        if model is not None and self._checked.get(model) != caller.state:
             found, watch = below(model), LossWatch(model)
             for record in [*found, self]:
-                record.checked[model] = caller.state
-                record.watches[model] = watch
+                record.begin(model, caller.state, watch)
             step_check.check(model, found)
         watched = None if model is None else self.watches.get(model)
         if watched is not None and watched.is_waiting and self.penalizes():
             watched.called()
+        self._settled = None if self._open else caller.state
+
+    def begin(self, model: keras.Model, state: State, watch: LossWatch) -> None:
+        """Notes that `model` is about to train, in a state that was not looked at before."""
+        self._checked[model] = state
+        self.watches[model] = watch
+        self._open = [known for known in self._open if known.model is not model] + [watch]
+
+    def look_again(self) -> None:
+        """Lets the next step be looked at as if it were the first: something else is decided."""
+        self._checked.clear()
+        self._settled = None
 
     def _watch(self, model: Any) -> None:
         """Watches a model that may have been built around the layer after it was decided on."""
@@ -164,10 +187,13 @@ class LayerRecord(LayerDecisions):
 
     def tell_of_steps(self) -> None:
         """Warns of models whose training step was seen to leave out the penalty."""
-        for model, watch in list(self.watches.items()):
+        if not self._open:
+            return
+        self._open = [watch for watch in self._open if watch.is_open]
+        for watch in self._open:
             if not watch.told and not is_quiet() and watch.leaves_out() and self.penalizes():
                 watch.told = True
-                step_check.tell_left_out(model, self.with_penalty())
+                step_check.tell_left_out(watch.model, self.with_penalty())
 
     def tell(self, what: str) -> None:
         self.teller.lost(

@@ -72,7 +72,7 @@ def forget_spared(model: keras.Layer, source: Any) -> None:
     for record in below(model):
         kept = {n: spared for n, spared in record.spared.items() if spared.source is not source}
         record.spared = kept
-        record.checked.clear()
+        record.look_again()
         record.let_go()
 
 
@@ -99,7 +99,7 @@ def _on(layer: keras.Layer, teller: Teller) -> LayerRecord:
     """The record on `layer`, which something is about to be added to."""
     record = of(layer) or LayerRecord(layer)
     record.teller = teller
-    record.checked.clear()
+    record.look_again()
     record.around.clear()
     record.install()
     return record

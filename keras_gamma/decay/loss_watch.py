@@ -33,6 +33,16 @@ class LossWatch:
         self.told = False
 
     @property
+    def model(self) -> keras.Model | None:
+        """The model, as long as there is one."""
+        return self._model()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a step may yet turn out to leave the losses out, or to ask for them."""
+        return not self.was_asked and self._model() is not None
+
+    @property
     def is_waiting(self) -> bool:
         """Whether no step was seen yet."""
         return self._run is None and not self.was_asked

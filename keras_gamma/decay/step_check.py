@@ -97,18 +97,20 @@ def _decays(optimizer: Any) -> bool:
 
 
 class Caller(NamedTuple):
-    """Who runs a forward pass; with a trainer, in which state."""
+    """Who runs a forward pass; with a trainer, in which state; and the layer that it began with."""
 
     trainer: keras.Model | None
     archive: Any
     state: State
+    entry: Any = None
 
     @classmethod
-    def now(cls) -> Caller:
+    def now(cls, entry: Any = None) -> Caller:
         trainer, archive, exporter = _keras.asked_by()
         if exporter is not None and owner_of(exporter, "export") is not None:
             archive = None  # The model is watched: its `export` tells.
-        return cls(trainer, archive, State(()) if trainer is None else State.of(trainer))
+        state = State(()) if trainer is None else State.of(trainer)
+        return cls(trainer, archive, state, entry)
 
 
 def tell_left_out(model: keras.Model, variables: Sequence[keras.Variable]) -> None:

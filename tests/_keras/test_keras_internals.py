@@ -49,6 +49,7 @@ def test_private_names_are_where_we_expect_them():
     else:
         assert len(optimizer._exclude_from_weight_decay_cache) == 1
     assert callable(optimizer._apply_weight_decay)
+    assert optimizer._get_current_learning_rate() is optimizer._learning_rate
     assert keras.Input((2,), name="tokens")._keras_history.operation.name == "tokens"
     assert "dense" in global_state.get_global_attribute("object_name_uids")
 

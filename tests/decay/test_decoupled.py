@@ -280,25 +280,28 @@ class Counting(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_schedule_is_asked_as_often_however_many_variables_decay(name):
-    """Keras asks for each; in a compiled step every answer is computed anew."""
+def test_a_step_asks_the_schedule_once(name):
+    """Keras asks for each variable that decays, and for the step; each answer is computed anew."""
     cls, counts = getattr(keras_gamma.optimizers, name), []
     for size in (1, 9):
         variables = [keras.Variable(np.ones((2, 2), "float32"), name=f"w{n}") for n in range(size)]
         optimizer = cls(Counting(), weight_decay=DECAY, decay={v.path: 1.0 for v in variables})
         optimizer.apply([keras.ops.zeros((2, 2)) for _ in variables], variables)
         counts.append(optimizer._learning_rate.asked)
-    assert counts[0] == counts[1]
+    assert counts == [1, 1]
 
 
-def test_each_step_decays_by_its_own_learning_rate():
+@pytest.mark.parametrize("accumulate", [None, 2])
+def test_each_step_decays_by_its_own_learning_rate(accumulate):
     variable = keras.Variable(np.ones((2, 2), "float32"), name="w")
-    optimizer = keras_gamma.optimizers.SGDW(Counting(), weight_decay=DECAY, decay={"w": 1.0})
-    for _ in range(3):
-        optimizer.apply([keras.ops.zeros((2, 2))], [variable])
-    assert value(variable)[0, 0] == pytest.approx(
-        SHRUNK * (1 - ETA * DECAY / 2) * (1 - ETA * DECAY / 4)
+    optimizer = keras_gamma.optimizers.SGDW(
+        Counting(), weight_decay=DECAY, decay={"w": 1.0}, gradient_accumulation_steps=accumulate
     )
+    for _ in range(4):
+        optimizer.apply([keras.ops.zeros((2, 2))], [variable])
+    steps = range(4) if accumulate != 2 else (1, 3)
+    expected = np.prod([1 - ETA * DECAY / 2**step for step in steps])
+    assert value(variable)[0, 0] == pytest.approx(expected)
 
 
 @pytest.mark.usefixtures("steps")
