@@ -7,7 +7,8 @@ the examples depends on it.
 """
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -18,7 +19,7 @@ from examples.core.memory import memory
 from examples.data import decoding
 from examples.data.graphs import AT_A_TIME, unconverted
 from examples.data.preparing import available_splits, first_line, prepared, supervised_keys
-from examples.data.reading import Records, records_of
+from examples.data.reading import Records, joined, records_of
 from examples.data.splits import Splits, choose, warn_if_shared
 
 # From a record of a file to an image and its label; a seed asks for a part of it drawn at random.
@@ -118,38 +119,33 @@ def load_images(
     large = kind.varies or readings[splits.train].size * kind.image_bytes > _LARGE
     streamed = large and readings[splits.train].records is not None
 
-    def examples(split: str, limit: int = 0) -> tuple[tf.data.Dataset, int]:
-        reading = readings[split].first(limit) if limit else readings[split]
-        return reading.examples(), reading.size
-
-    train, train_size = examples(splits.train, limit_examples)
-    validation, validation_size = examples(splits.validation) if splits.validation else (None, 0)
-    test, test_size = examples(splits.test)
-    if not streamed and cache:
-        size = (train_size + validation_size + test_size) * kind.image_bytes
-        if size * _PART <= memory():
-            train, test = _cached(train), _cached(test)
-            validation = validation if validation is None else _cached(validation)
-        else:
-            print(_told(builder.info.name, size), flush=True)
-    elif streamed and cache:
-        print(_told(builder.info.name, train_size * kind.image_bytes), flush=True)
-    records = readings[splits.train].records
+    chosen = {
+        "train": readings[splits.train].first(limit_examples or readings[splits.train].size),
+        **({"validation": readings[splits.validation]} if splits.validation else {}),
+        "test": readings[splits.test],
+    }
+    size = sum(reading.size for reading in chosen.values()) * kind.image_bytes
+    if not streamed and cache and size * _PART <= memory():
+        examples = dict(zip(chosen, _in_memory(list(chosen.values())), strict=True))
+    else:
+        examples = {part: reading.examples() for part, reading in chosen.items()}
+        if cache:
+            told = chosen["train"].size * kind.image_bytes if streamed else size
+            print(_told(builder.info.name, told), flush=True)
+    records = chosen["train"].records
     return ImageData(
         full_name=builder.info.full_name,
         splits=splits,
-        train=train,
-        validation=validation,
-        test=test,
-        train_size=train_size,
-        validation_size=validation_size,
-        test_size=test_size,
+        train=examples["train"],
+        validation=examples.get("validation"),
+        test=examples["test"],
+        train_size=chosen["train"].size,
+        validation_size=chosen["validation"].size if splits.validation else 0,
+        test_size=chosen["test"].size,
         image_shape=kind.shape,
         num_classes=kind.classes,
         decode=kind.decoder(records.names if records else ()),
-        records=records and (records.first(limit_examples) if limit_examples else records)
-        if streamed
-        else None,
+        records=records if streamed else None,
         cropped=kind.varies,
     )
 
@@ -325,7 +321,23 @@ def _told(name: str, size: int) -> str:
     )
 
 
-def _cached(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def _in_memory(readings: Sequence[_Reading]) -> list[tf.data.Dataset]:
+    """Decoded examples of several splits, kept in memory.
+
+    One graph reads the files of all: to trace and to start one takes longer than to read a small
+    set.
+    """
+    records = [reading.records for reading in readings if reading.records is not None]
+    if len(records) < len(readings):
+        return [_filled(reading.examples()) for reading in readings]
+    sizes = [reading.size for reading in readings]
+    whole = dataclasses.replace(readings[0], size=sum(sizes), records=joined(records))
+    examples = _filled(whole.examples())
+    begins = itertools.accumulate(sizes, initial=0)
+    return [examples.skip(begin).take(size) for begin, size in zip(begins, sizes, strict=False)]
+
+
+def _filled(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Fills a memory cache at once: an epoch that leaves out its last batch would never fill it."""
     dataset = dataset.cache()
     for _ in dataset.batch(1024):

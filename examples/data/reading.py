@@ -9,7 +9,7 @@ another decodes, and all of them together see the very batches that one alone wo
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -175,6 +175,16 @@ class Records:
 
         columns = tuple(tf.cast(x, tf.int64) for x in (files, skips, takes))
         return tf.data.Dataset.from_tensor_slices(columns).flat_map(one)
+
+
+def joined(parts: Sequence[Records]) -> Records:
+    """Returns the examples of several parts of a set, one part after another."""
+    return dataclasses.replace(
+        parts[0],
+        names=tuple(name for part in parts for name in part.names),
+        skips=tuple(skip for part in parts for skip in part.skips),
+        takes=tuple(take for part in parts for take in part.takes),
+    )
 
 
 def records_of(info: tfds.core.DatasetInfo, split: str) -> Records:
