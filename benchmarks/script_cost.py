@@ -3,17 +3,17 @@
     python benchmarks/script_cost.py --script=resnet   # or transformer; KERAS_BACKEND=jax or torch
 
 They train in processes of their own, in turn: of `--size=digits` a ResNet-14, or the small ViT, on
-8 x 8 pixels in batches of 32; of `--size=cifar` a ResNet-20, or a ViT of as many tokens as its, on
-made images of 32 x 32 in batches of 128. What our scripts train by asks for work in each step: the
-ResNet's for an L2 penalty on its kernels and on some γ, and both for a schedule. So there are two
-plain scripts: the plainest, and one of the same recipe, by Keras' own means. (AdamW of the ViT's
-decays in all.) Prints, for each round, seconds from the start of the process to the end of the
-first step, and those of an epoch after the first, with its evaluation: on the clock, and the
-processor's, of all threads, so that other work on the machine counts less; and the median ratios,
-with the smallest and the largest. All leave determinism off, or have it on (`--deterministic`);
-none moves images about (`--shift=0`). An epoch is 40 steps, or 20, which is little beside what our
-scripts do after each (a checkpoint, a row of the log, TensorBoard): `--passes=8` makes it eight
-times as long.
+8 x 8 pixels in batches of 32; of `--size=cifar` a ResNet-20, or that ViT with patches as many, on
+made images of 32 x 32, which all read with tensorflow-datasets, in batches of 128. What our scripts
+train by asks for work in each step: the ResNet's for an L2 penalty on its kernels and on some γ,
+and both for a schedule. So there are two plain scripts: the plainest, and one of the same recipe,
+by Keras' own means. (AdamW of the ViT's decays in all.) Prints, for each round, seconds from the
+start of the process to the end of the first step, and those of an epoch after the first, with its
+evaluation: on the clock, and the processor's, of all threads, so that other work on the machine
+counts less; and the median ratios, with the smallest and the largest. All leave determinism off, or
+have it on (`--deterministic`); none moves images about (`--shift=0`). An epoch is 40 steps, or 20,
+which is little beside what our scripts do after each (a checkpoint, a row of the log, TensorBoard):
+`--passes=8` makes it eight times as long.
 """
 
 import dataclasses
@@ -150,8 +150,9 @@ x = (images.reshape(-1, 8, 8, 1) * 255 / 16).astype("uint8")
         shape=(32, 32, 3), batch=128, examples=2560, held_out=256, resnet="resnet20_v1", width=16,
         patch=8,
         load="""
-with np.load({folder!r} + "/made.npz") as made:
-    x, labels = made["image"], made["label"]
+import tensorflow_datasets as tfds
+x, labels = tfds.as_numpy(tfds.load(
+    "made", split="train", data_dir={folder!r} + "/data", batch_size=-1, as_supervised=True))
 """,
         words=("--dataset=made",),
     ),
@@ -293,13 +294,12 @@ class Made(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # tfds has n
 
 
 def prepare(folder: Path) -> None:
-    """Writes the images of `--size=cifar`: for tensorflow-datasets, and as arrays."""
+    """Writes the images of `--size=cifar`, which all scripts read with tensorflow-datasets."""
     size, random = SIZES["cifar"], np.random.default_rng(0)
     rows = size.rows + size.held_out
     labels = random.integers(0, 10, rows)
     noise = random.normal(64 + 16 * labels[:, None, None, None], 48, (rows, *size.shape))
     images = np.clip(noise, 0, 255).astype("uint8")
-    np.savez(folder / "made.npz", image=images, label=labels)
     tfds.disable_progress_bar()
     Made(images, labels, data_dir=folder / "data").download_and_prepare()
 

@@ -12,6 +12,7 @@ from keras import layers
 import keras_gamma
 from keras_gamma import apply_guidelines, exclude_from_weight_decay
 from keras_gamma.decay import DecisionNotKept
+from keras_gamma.decay.layer_record import LayerRecord
 from tests.decay import storage_roads as roads
 
 pytestmark = pytest.mark.usefixtures("steps")
@@ -205,7 +206,7 @@ def test_a_list_that_is_replaced_after_training():
     exclude_from_weight_decay(optimizer, model, guidelines="none")
     model.compile(optimizer, "mse", run_eagerly=True)
     with told() as found:
-        model.fit(*data("inner"), verbose=0)
+        model.fit(*data("inner"), batch_size=1, verbose=0)
     assert not found
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -227,7 +228,7 @@ def test_a_strength_that_is_set_after_training():
     apply_guidelines(model, l2=0.125)
     model.compile(keras.optimizers.AdamW(weight_decay=0.0), "mse", run_eagerly=True)
     with told() as found:
-        model.fit(*data("inner"), verbose=0)
+        model.fit(*data("inner"), batch_size=1, verbose=0)
     assert not found
     model.optimizer.weight_decay = 0.1
     with told() as found:
@@ -235,6 +236,37 @@ def test_a_strength_that_is_set_after_training():
         model.optimizer.weight_decay = 0.2  # Its value is no news.
         model.fit(*data("inner"), verbose=0)
     assert len(found) == 1 and "counted twice" in found[0]
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX runs no steps but compiled ones")
+def test_steps_look_at_what_changed_and_at_nothing_else(monkeypatch):
+    """Where nothing is compiled, every layer is asked in every step."""
+    model, looked = roads.base(), []
+    part = keras.Sequential([keras.Input((4,)), model.get_layer("third_party")])
+    of_part = keras_gamma.plan_weight_decay(part, guidelines="none")
+    exclude_from_weight_decay(adamw(), model, guidelines="none")
+    step_looks = LayerRecord._look_at
+    monkeypatch.setattr(
+        LayerRecord, "_look_at", lambda self, *args: looked.append(step_looks(self, *args))
+    )
+    model.compile(keras.optimizers.AdamW(weight_decay=0.0), "mse", run_eagerly=True)
+    with told() as found:
+        model.fit(*data("inner"), batch_size=2, verbose=0)  # The second sees that losses are added.
+        assert looked
+        looked.clear()
+        model.fit(*data("inner"), batch_size=1, epochs=2, verbose=0)
+    assert not looked and not found
+    model.optimizer.weight_decay = 0.1
+    with told() as found:
+        model.fit(*data("inner"), batch_size=1, verbose=0)
+    assert len(found) == 1 and "told to spare" in found[0]
+    looked.clear()
+    model.fit(*data("inner"), verbose=0)
+    assert not looked
+    of_part.apply(adamw(), part)  # A second decision, on one layer, which nobody calls for it.
+    with told() as found:
+        model.fit(*data("inner"), verbose=0)
+    assert len(found) == 1 and "told to spare" in found[0]
 
 
 def ours(plan, **kwargs):
