@@ -59,7 +59,7 @@ class Records:
         """Returns the first examples only."""
         before = np.cumsum((0, *self.takes))[:-1]
         takes = np.clip(number - before, 0, self.takes)
-        kept = range(int((takes > 0).sum()))
+        kept = np.flatnonzero(takes)
         return dataclasses.replace(
             self,
             names=tuple(self.names[i] for i in kept),

@@ -187,8 +187,6 @@ class LayerRecord(LayerDecisions):
 
     def tell_of_steps(self) -> None:
         """Warns of models whose training step was seen to leave out the penalty."""
-        if not self._open:
-            return
         self._open = [watch for watch in self._open if watch.is_open]
         for watch in self._open:
             if not watch.told and not is_quiet() and watch.leaves_out() and self.penalizes():

@@ -115,6 +115,20 @@ def test_digits_counts_values_and_reproducible_split(data_dir):
     assert list(test.values()) == [36, 36, 36, 36, 37, 36, 36, 36, 35, 36]
 
 
+def test_splits_that_are_read_together_are_those_of_the_set(data_dir):
+    asked = {"train": "train[100:400]", "validation": "train[:60]", "test": "test[5:90]"}
+    found = loading.load_images(
+        "digits",
+        data_dir=str(data_dir),
+        limit_examples=250,
+        **{f"{part}_split": split for part, split in asked.items()},
+    )
+    for part, split in (asked | {"train": "train[100:350]"}).items():
+        there = tfds.load("digits", split=split, data_dir=data_dir, as_supervised=True)
+        pairs = zip(getattr(found, part), there, strict=True)
+        assert all(int(a[1]) == int(b[1]) and np.array_equal(a[0], b[0]) for a, b in pairs)
+
+
 def _count(data_dir, split):
     labels = [
         int(y) for _, y in tfds.load("digits", split=split, data_dir=data_dir, as_supervised=True)

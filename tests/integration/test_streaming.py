@@ -1,5 +1,6 @@
 """Sets of any size: read in parts, shuffled by (seed, epoch), decoded and cropped when needed."""
 
+import dataclasses
 import errno
 import shutil
 import sys
@@ -134,6 +135,13 @@ def test_parts_of_a_split_and_first_examples(data_dir):
     assert len(set(records(part, 10, 0))) == 100
     everything = {x.numpy().tobytes() for x, _ in load(data_dir).train}
     assert {x.numpy().tobytes() for x, _ in part.train} < everything
+
+
+def test_a_file_without_examples_is_passed_over(data):
+    records = dataclasses.replace(data.records, takes=(3, 0, *data.records.takes[2:]))
+    found = records.first(5)
+    assert found.names == (data.records.names[0], data.records.names[2])
+    assert found.takes == (3, 2) and found.size == 5
 
 
 @pytest.mark.parametrize(("held_out", "common"), [("train[10:131]", 0), ("train[5:12]", 5)])
